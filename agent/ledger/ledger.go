@@ -13,7 +13,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/plumb-dev/plumb/evidence"
 	evidencev1 "github.com/plumb-dev/plumb/evidence/v1"
 )
 
@@ -22,7 +21,7 @@ type Snapshot struct {
 	// Version is the version of the ledger that the snapshot is of.
 	Version      uint64
 	Observations []*evidencev1.Observation
-	// Removed are subjects that were known at the earlier version and are gone.
+	// Removed are observations that were known at the earlier version and are gone.
 	// Empty in a full snapshot.
 	Removed []*evidencev1.SubjectRef
 	Probes  []*evidencev1.ProbeStatus
@@ -156,15 +155,18 @@ func (l *Ledger) snapshot(since uint64, full bool) Snapshot {
 	}
 	sortObservations(s.Observations)
 	if !full {
-		gone := map[evidence.Subject]bool{}
 		for k, v := range l.removed {
-			subject := evidence.Subject{Kind: k.kind, Key: k.subject}
-			if v > since && !gone[subject] && !l.knowsLocked(k) {
-				gone[subject] = true
-				s.Removed = append(s.Removed, &evidencev1.SubjectRef{Kind: k.kind, Key: k.subject})
+			if v > since {
+				s.Removed = append(s.Removed, &evidencev1.SubjectRef{Kind: k.kind, Key: k.subject, Probe: k.probe})
 			}
 		}
-		sort.Slice(s.Removed, func(i, j int) bool { return s.Removed[i].GetKey() < s.Removed[j].GetKey() })
+		sort.Slice(s.Removed, func(i, j int) bool {
+			a, b := s.Removed[i], s.Removed[j]
+			if a.GetKey() != b.GetKey() {
+				return a.GetKey() < b.GetKey()
+			}
+			return a.GetProbe() < b.GetProbe()
+		})
 	}
 	for _, p := range l.probes {
 		s.Probes = append(s.Probes, p)
@@ -177,17 +179,7 @@ func (l *Ledger) snapshot(since uint64, full bool) Snapshot {
 	return s
 }
 
-// knowsLocked says whether any probe still reports the subject.
-func (l *Ledger) knowsLocked(gone key) bool {
-	for k := range l.entries {
-		if k.kind == gone.kind && k.subject == gone.subject {
-			return true
-		}
-	}
-	return false
-}
-
-// Forget drops the marks of removed subjects up to a version that every reader
+// Forget drops the marks of removed observations up to a version that every reader
 // has acknowledged, so that they do not pile up.
 func (l *Ledger) Forget(version uint64) {
 	l.mu.Lock()

@@ -618,7 +618,7 @@ type Batch struct {
 	Sequence     uint64         `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Kind         Batch_Kind     `protobuf:"varint,5,opt,name=kind,proto3,enum=plumb.evidence.v1.Batch_Kind" json:"kind,omitempty"`
 	Observations []*Observation `protobuf:"bytes,6,rep,name=observations,proto3" json:"observations,omitempty"`
-	// DELTA only: subjects that are gone (a device was removed).
+	// DELTA only: observations that are gone (a device was removed).
 	Removed  []*SubjectRef `protobuf:"bytes,7,rep,name=removed,proto3" json:"removed,omitempty"`
 	Episodes []*Episode    `protobuf:"bytes,8,rep,name=episodes,proto3" json:"episodes,omitempty"`
 	// FULL only: ids of the episodes of this boot_id that are open now.
@@ -830,10 +830,13 @@ func (x *Subject) GetPodUid() string {
 	return ""
 }
 
+// SubjectRef names one probe's observation of a subject. What other probes know
+// of the same subject stays.
 type SubjectRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Probe         string                 `protobuf:"bytes,3,opt,name=probe,proto3" json:"probe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -878,6 +881,13 @@ func (x *SubjectRef) GetKind() string {
 func (x *SubjectRef) GetKey() string {
 	if x != nil {
 		return x.Key
+	}
+	return ""
+}
+
+func (x *SubjectRef) GetProbe() string {
+	if x != nil {
+		return x.Probe
 	}
 	return ""
 }
@@ -1916,11 +1926,12 @@ const file_evidence_v1_evidence_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
 	"parent_key\x18\x04 \x01(\tR\tparentKey\x12\x17\n" +
-	"\apod_uid\x18\x05 \x01(\tR\x06podUid\"2\n" +
+	"\apod_uid\x18\x05 \x01(\tR\x06podUid\"H\n" +
 	"\n" +
 	"SubjectRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\"\xcc\x01\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05probe\x18\x03 \x01(\tR\x05probe\"\xcc\x01\n" +
 	"\vObservation\x12\x14\n" +
 	"\x05probe\x18\x01 \x01(\tR\x05probe\x124\n" +
 	"\asubject\x18\x02 \x01(\v2\x1a.plumb.evidence.v1.SubjectR\asubject\x12B\n" +
