@@ -1,0 +1,192 @@
+// Copyright The Plumb Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plumb_test holds the rules of the house as tests: what may import
+// what, who may run commands, which headers a file has.
+package plumb_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/plumb-dev/plumb/"
+
+// A rule forbids imports to the files below a directory.
+type rule struct {
+	name string
+	// under is the directory the rule holds for.
+	under string
+	// deny are import path prefixes; those of this module are written without it.
+	deny []string
+	// tests says whether the rule binds test files as well.
+	tests bool
+}
+
+// rules are the directions in which data flows (ARCHITECTURE.md), and what the
+// agent must never link.
+func rules() []rule {
+	return []rule{
+		{name: "the agent runs no external commands", under: "agent", deny: []string{"os/exec"}},
+		{name: "the agent has no access to the Kubernetes API", under: "agent", deny: []string{"k8s.io/"}, tests: true},
+		{name: "the agent does not know the aggregator", under: "agent", deny: []string{module + "aggregator"}, tests: true},
+		{name: "the aggregator does not know the agent", under: "aggregator", deny: []string{module + "agent", module + "bpf"}, tests: true},
+		{name: "the vocabulary knows neither side", under: "evidence", deny: []string{module + "agent", module + "aggregator", module + "bpf", module + "signatures"}, tests: true},
+		{name: "the library is data", under: "signatures", deny: []string{module + "agent", module + "aggregator"}},
+		{name: "a probe does not know the uplink", under: "agent/probe", deny: []string{module + "agent/uplink", module + "agent/schedule"}},
+		{name: "the uplink does not know the probes", under: "agent/uplink", deny: []string{module + "agent/probe", module + "agent/schedule"}},
+		{name: "ingest comes before state", under: "aggregator/ingest", deny: []string{module + "aggregator/signature", module + "aggregator/verdict", module + "aggregator/api"}},
+		{name: "state comes before matching", under: "aggregator/state", deny: []string{module + "aggregator/signature", module + "aggregator/verdict", module + "aggregator/api"}},
+		{name: "matching comes before verdicts", under: "aggregator/signature", deny: []string{module + "aggregator/verdict", module + "aggregator/ingest", module + "aggregator/bus"}},
+		{name: "helpers serve, they know nobody", under: "internal/testutils", deny: []string{module + "agent", module + "aggregator"}},
+		{name: "tests use require", under: ".", deny: []string{"github.com/stretchr/testify/assert"}, tests: true},
+	}
+}
+
+func goFiles(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin") {
+			return filepath.SkipDir
+		}
+		if strings.HasSuffix(path, ".go") {
+			files = append(files, path)
+		}
+		return nil
+	}))
+	require.NotEmpty(t, files)
+	return files
+}
+
+func parse(t *testing.T, path string, mode parser.Mode) *ast.File {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), path, nil, mode)
+	require.NoError(t, err)
+	return f
+}
+
+// broken returns the imports of one file that a rule forbids.
+func (r rule) broken(path string, f *ast.File) []string {
+	if r.under != "." && !strings.HasPrefix(path, r.under+"/") {
+		return nil
+	}
+	if strings.HasSuffix(path, "_test.go") && !r.tests {
+		return nil
+	}
+	var out []string
+	for _, spec := range f.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			continue
+		}
+		for _, deny := range r.deny {
+			if imported == deny || strings.HasPrefix(imported, strings.TrimSuffix(deny, "/")+"/") {
+				out = append(out, imported)
+			}
+		}
+	}
+	return out
+}
+
+func TestImportsFollowTheFlowOfData(t *testing.T) {
+	for _, path := range goFiles(t) {
+		f := parse(t, path, parser.ImportsOnly)
+		for _, r := range rules() {
+			require.Empty(t, r.broken(path, f), "%s: %s", path, r.name)
+		}
+	}
+}
+
+func TestTheImportRuleCatchesWhatItForbids(t *testing.T) {
+	f, err := parser.ParseFile(token.NewFileSet(), "x.go", "package x\nimport \"os/exec\"\n", parser.ImportsOnly)
+	require.NoError(t, err)
+	r := rules()[0]
+	require.NotEmpty(t, r.broken("agent/probe/x/x.go", f))
+	require.Empty(t, r.broken("agent/probe/x/x_test.go", f), "tests may run commands")
+	require.Empty(t, r.broken("internal/local/x.go", f))
+}
+
+func TestEveryPackageSaysItsOneJob(t *testing.T) {
+	documented := map[string]bool{}
+	for _, path := range goFiles(t) {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		dir := filepath.Dir(path)
+		f := parse(t, path, parser.ParseComments|parser.PackageClauseOnly)
+		documented[dir] = documented[dir] || f.Doc != nil && len(strings.TrimSpace(f.Doc.Text())) > 0
+	}
+	for dir, has := range documented {
+		require.True(t, has, "package %s has no package comment", dir)
+	}
+}
+
+func TestEveryFileHasItsLicenceHeader(t *testing.T) {
+	generated := regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
+	for _, path := range goFiles(t) {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		head := string(raw[:min(len(raw), 600)])
+		if generated.MatchString(head) {
+			continue
+		}
+		require.Contains(t, head, "// Copyright The Plumb Authors.\n// SPDX-License-Identifier: Apache-2.0\n", "%s has no licence header", path)
+	}
+	for _, pattern := range []string{"bpf/*.c", "bpf/include/*.h"} {
+		sources, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, sources, pattern)
+		for _, path := range sources {
+			raw, err := os.ReadFile(path)
+			require.NoError(t, err)
+			head := string(raw[:min(len(raw), 300)])
+			require.Contains(t, head, "SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)", path)
+			if strings.HasSuffix(path, ".c") {
+				require.True(t, strings.HasPrefix(head, "//go:build ignore\n"), "%s must begin with //go:build ignore", path)
+			}
+		}
+	}
+}
+
+// The tree must not carry marks of unfinished work, nor a path of somebody's
+// machine.
+func TestNothingUnfinishedIsLeftInTheTree(t *testing.T) {
+	marks := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b`)
+	for _, path := range goFiles(t) {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Empty(t, marks.FindString(string(raw)), path)
+	}
+}
+
+// package state is how one test leaks into another; only immutable tables and
+// sentinel errors are allowed at package level, and no init functions.
+func TestNoInitFunctions(t *testing.T) {
+	generated := regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
+	for _, path := range goFiles(t) {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		if generated.Match(raw[:min(len(raw), 600)]) {
+			continue
+		}
+		for _, d := range parse(t, path, parser.SkipObjectResolution).Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s has an init function", path)
+			}
+		}
+	}
+}
