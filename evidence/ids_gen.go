@@ -71,7 +71,7 @@ const (
 const (
 	// LinkMTUBytes: IFLA_MTU of the device.
 	LinkMTUBytes IntegerID = 100
-	// LinkRole: underlay, overlay, bridge, pod (pod side of a veth, or another device inside a pod), port (host side of a pod's veth), lower (below a bond, VLAN or macvlan), loopback, other.
+	// LinkRole: The first that fits: loopback; overlay (a tunnel that adds a header); underlay (the node's own device that the FIB uses for an overlay's remote, or that has a default route); bridge; pod (pod side of a veth, or another device inside a pod); lower (below a bond, VLAN or macvlan); port (host side of a pod's veth); other.
 	LinkRole TextID = 101
 	// LinkType: IFLA_INFO_KIND: vxlan, veth, bridge, …; device for plain hardware.
 	LinkType TextID = 102
@@ -79,7 +79,7 @@ const (
 	LinkUp FlagID = 103
 	// LinkOverheadBytes: Exact encapsulation overhead of an overlay, of the remote that leaves least room. Sources per kind: agent/probe/link/overhead.go.
 	LinkOverheadBytes IntegerID = 104
-	// LinkUnderlayMTUBytes: Smallest path MTU that the FIB gives for any remote of the overlay, following lower devices and route MTUs; PMTU exceptions that were learned are counted apart (107).
+	// LinkUnderlayMTUBytes: Smallest path MTU that the FIB gives for any remote of the overlay, following lower devices and route MTUs; PMTU exceptions that were learned are counted apart (107). Not applicable without a remote; unknown for a collect-metadata device whose remotes no route names.
 	LinkUnderlayMTUBytes IntegerID = 105
 	// LinkExpectedMTUBytes: Largest inner packet that fits: underlay MTU less overhead, least over all remotes.
 	LinkExpectedMTUBytes IntegerID = 106
@@ -89,11 +89,11 @@ const (
 	LinkUnderlayDevice TextID = 108
 	// LinkRemotes: Remotes of the overlay that were asked of the FIB.
 	LinkRemotes IntegerID = 109
-	// LinkDontFragment: DF setting of a tunnel: set, unset, inherit; not applicable elsewhere.
+	// LinkDontFragment: DF setting of a tunnel: set, unset, inherit. Always set over IPv6, where the kernel drops an outer packet that does not fit whatever the setting. Not applicable elsewhere.
 	LinkDontFragment TextID = 110
 	// LinkCollectMetadata: The tunnel takes remote and options per packet; its own MTU says nothing.
 	LinkCollectMetadata FlagID = 111
-	// LinkRouteMTUBytes: Largest packet that the routes of the node's own namespace let into this device: least of route and device MTU where every route over the device carries one; the device MTU when one does not.
+	// LinkRouteMTUBytes: Largest packet that the routes of the node's own namespace let into this device: greatest over those routes of least(device MTU, route MTU), so the device MTU when one carries none. Local, multicast and link-local routes do not count. For a port of a bridge the routes over the bridge count, and the device MTU when there are none; not applicable where no route leads over the device.
 	LinkRouteMTUBytes IntegerID = 112
 	// LinkPodRouteMTUBytes: Largest packet that any pod of this node can address through this overlay: greatest over the pods of least(device MTU, route MTU). Unknown where the agent may not enter the pods' namespaces and no pod side reports.
 	LinkPodRouteMTUBytes IntegerID = 113
@@ -101,7 +101,7 @@ const (
 	LinkRemoteFamily TextID = 114
 	// LinkWorstRemote: Remote that leaves least room.
 	LinkWorstRemote TextID = 115
-	// LinkPodMTUBytes: Greatest MTU of any pod device behind this overlay or bridge.
+	// LinkPodMTUBytes: Greatest MTU of any pod device behind this overlay or bridge. Where the agent may not enter the pods' namespaces, all pods attached to the node's own namespace count.
 	LinkPodMTUBytes IntegerID = 116
 	// LinkPeerMTUBytes: MTU of a veth's other end; not applicable elsewhere.
 	LinkPeerMTUBytes IntegerID = 117
@@ -113,6 +113,8 @@ const (
 	LinkBridgePortMTUBytes IntegerID = 120
 	// LinkDropsMoving: Receive or transmit drops of the device, or of its veth peer, rose within the last 30 s.
 	LinkDropsMoving FlagID = 121
+	// LinkReceiveUnhandledTotal: IFLA_STATS64 rx_nohandler: frames that reached a device which takes none, such as the standby port of a bond. Not part of rx_dropped.
+	LinkReceiveUnhandledTotal IntegerID = 122
 	// OversizeSite: Kernel function that dropped, compiler suffixes stripped.
 	OversizeSite TextID = 200
 	// OversizeReason: Drop reason by name from the running kernel's BTF; not applicable before 5.17.
@@ -189,7 +191,7 @@ const (
 	ClockSharedWithAggregator FlagID = 309
 	// ClockDriftPartsPerMillion: Slope of the offset on CLOCK_MONOTONIC_RAW, with its 95 % half width as uncertainty.
 	ClockDriftPartsPerMillion NumberID = 310
-	// ClockStepSeconds: Size of the last step within five minutes (realtime against monotonic raw); not applicable when there was none.
+	// ClockStepSeconds: Size of the last step within five minutes (realtime against boottime, which no slew and no suspend moves); not applicable when there was none.
 	ClockStepSeconds NumberID = 311
 	// ClockUnsynchronised: STA_UNSYNC of adjtimex(2). A claim of the daemon; chrony without rtcsync leaves it set.
 	ClockUnsynchronised FlagID = 312
@@ -209,6 +211,8 @@ const (
 	ClockSourceDelaySeconds NumberID = 332
 	// ClockSourceGroup: Independence group of the source.
 	ClockSourceGroup TextID = 333
+	// ClockSourceDetail: Why the source is unreachable or invalid, with its kiss code; empty when it is neither.
+	ClockSourceDetail TextID = 334
 )
 
 var subjectTable = []SubjectKind{
@@ -246,27 +250,28 @@ var kindTable = []string{
 
 var itemTable = []ItemInfo{
 	{ID: 100, Name: "link.mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "IFLA_MTU of the device."},
-	{ID: 101, Name: "link.role", Subject: "device", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "underlay, overlay, bridge, pod (pod side of a veth, or another device inside a pod), port (host side of a pod's veth), lower (below a bond, VLAN or macvlan), loopback, other."},
+	{ID: 101, Name: "link.role", Subject: "device", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "The first that fits: loopback; overlay (a tunnel that adds a header); underlay (the node's own device that the FIB uses for an overlay's remote, or that has a default route); bridge; pod (pod side of a veth, or another device inside a pod); lower (below a bond, VLAN or macvlan); port (host side of a pod's veth); other."},
 	{ID: 102, Name: "link.type", Subject: "device", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "IFLA_INFO_KIND: vxlan, veth, bridge, …; device for plain hardware."},
 	{ID: 103, Name: "link.up", Subject: "device", Type: TypeFlag, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "IFF_UP and operational state not down."},
 	{ID: 104, Name: "link.overhead_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Exact encapsulation overhead of an overlay, of the remote that leaves least room. Sources per kind: agent/probe/link/overhead.go."},
-	{ID: 105, Name: "link.underlay_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Smallest path MTU that the FIB gives for any remote of the overlay, following lower devices and route MTUs; PMTU exceptions that were learned are counted apart (107)."},
+	{ID: 105, Name: "link.underlay_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Smallest path MTU that the FIB gives for any remote of the overlay, following lower devices and route MTUs; PMTU exceptions that were learned are counted apart (107). Not applicable without a remote; unknown for a collect-metadata device whose remotes no route names."},
 	{ID: 106, Name: "link.expected_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Largest inner packet that fits: underlay MTU less overhead, least over all remotes."},
 	{ID: 107, Name: "link.learned_path_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Smallest PMTU exception cached for a remote of the overlay or for a destination behind it; not applicable when there is none."},
 	{ID: 108, Name: "link.underlay_device", Subject: "device", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Device by which the worst remote is reached."},
 	{ID: 109, Name: "link.remotes", Subject: "device", Type: TypeInteger, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Remotes of the overlay that were asked of the FIB."},
-	{ID: 110, Name: "link.dont_fragment", Subject: "device", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "DF setting of a tunnel: set, unset, inherit; not applicable elsewhere."},
+	{ID: 110, Name: "link.dont_fragment", Subject: "device", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "DF setting of a tunnel: set, unset, inherit. Always set over IPv6, where the kernel drops an outer packet that does not fit whatever the setting. Not applicable elsewhere."},
 	{ID: 111, Name: "link.collect_metadata", Subject: "device", Type: TypeFlag, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "The tunnel takes remote and options per packet; its own MTU says nothing."},
-	{ID: 112, Name: "link.route_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Largest packet that the routes of the node's own namespace let into this device: least of route and device MTU where every route over the device carries one; the device MTU when one does not."},
+	{ID: 112, Name: "link.route_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Largest packet that the routes of the node's own namespace let into this device: greatest over those routes of least(device MTU, route MTU), so the device MTU when one carries none. Local, multicast and link-local routes do not count. For a port of a bridge the routes over the bridge count, and the device MTU when there are none; not applicable where no route leads over the device."},
 	{ID: 113, Name: "link.pod_route_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Largest packet that any pod of this node can address through this overlay: greatest over the pods of least(device MTU, route MTU). Unknown where the agent may not enter the pods' namespaces and no pod side reports."},
 	{ID: 114, Name: "link.remote_family", Subject: "device", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Address family of the worst remote: ipv4 or ipv6."},
 	{ID: 115, Name: "link.worst_remote", Subject: "device", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Remote that leaves least room."},
-	{ID: 116, Name: "link.pod_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Greatest MTU of any pod device behind this overlay or bridge."},
+	{ID: 116, Name: "link.pod_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Greatest MTU of any pod device behind this overlay or bridge. Where the agent may not enter the pods' namespaces, all pods attached to the node's own namespace count."},
 	{ID: 117, Name: "link.peer_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "MTU of a veth's other end; not applicable elsewhere."},
 	{ID: 118, Name: "link.receive_dropped_total", Subject: "device", Type: TypeInteger, Unit: "", Kind: "device counter", Sources: false, Obsolete: false, Doc: "IFLA_STATS64 rx_dropped."},
 	{ID: 119, Name: "link.transmit_dropped_total", Subject: "device", Type: TypeInteger, Unit: "", Kind: "device counter", Sources: false, Obsolete: false, Doc: "IFLA_STATS64 tx_dropped."},
 	{ID: 120, Name: "link.bridge_port_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Least MTU of a bridge's ports; not applicable elsewhere."},
 	{ID: 121, Name: "link.drops_moving", Subject: "device", Type: TypeFlag, Unit: "", Kind: "device counter", Sources: false, Obsolete: false, Doc: "Receive or transmit drops of the device, or of its veth peer, rose within the last 30 s."},
+	{ID: 122, Name: "link.receive_unhandled_total", Subject: "device", Type: TypeInteger, Unit: "", Kind: "device counter", Sources: false, Obsolete: false, Doc: "IFLA_STATS64 rx_nohandler: frames that reached a device which takes none, such as the standby port of a bond. Not part of rx_dropped."},
 	{ID: 200, Name: "oversize.site", Subject: "dropsite", Type: TypeText, Unit: "", Kind: "kernel drop event", Sources: false, Obsolete: false, Doc: "Kernel function that dropped, compiler suffixes stripped."},
 	{ID: 201, Name: "oversize.reason", Subject: "dropsite", Type: TypeText, Unit: "", Kind: "kernel drop event", Sources: false, Obsolete: false, Doc: "Drop reason by name from the running kernel's BTF; not applicable before 5.17."},
 	{ID: 202, Name: "oversize.drops_total", Subject: "dropsite", Type: TypeInteger, Unit: "", Kind: "kernel drop event", Sources: false, Obsolete: false, Doc: "Drops since the agent started."},
@@ -305,7 +310,7 @@ var itemTable = []ItemInfo{
 	{ID: 308, Name: "clock.pairwise_agrees", Subject: "node", Type: TypeFlag, Unit: "", Kind: "peer-side count", Sources: false, Obsolete: false, Doc: "The pairwise interval excludes zero on the side that the external majority says. Not applicable when both read one clock.", TTL: 150 * time.Second},
 	{ID: 309, Name: "clock.shared_with_aggregator", Subject: "node", Type: TypeFlag, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Agent and aggregator run on one kernel and read one clock."},
 	{ID: 310, Name: "clock.drift_parts_per_million", Subject: "node", Type: TypeNumber, Unit: "parts per million", Kind: "clock source group", Sources: false, Obsolete: false, Doc: "Slope of the offset on CLOCK_MONOTONIC_RAW, with its 95 % half width as uncertainty.", TTL: 150 * time.Second},
-	{ID: 311, Name: "clock.step_seconds", Subject: "node", Type: TypeNumber, Unit: "seconds", Kind: "clock discipline", Sources: false, Obsolete: false, Doc: "Size of the last step within five minutes (realtime against monotonic raw); not applicable when there was none."},
+	{ID: 311, Name: "clock.step_seconds", Subject: "node", Type: TypeNumber, Unit: "seconds", Kind: "clock discipline", Sources: false, Obsolete: false, Doc: "Size of the last step within five minutes (realtime against boottime, which no slew and no suspend moves); not applicable when there was none."},
 	{ID: 312, Name: "clock.unsynchronised", Subject: "node", Type: TypeFlag, Unit: "", Kind: "clock discipline", Sources: false, Obsolete: false, Doc: "STA_UNSYNC of adjtimex(2). A claim of the daemon; chrony without rtcsync leaves it set."},
 	{ID: 313, Name: "clock.maximum_error_seconds", Subject: "node", Type: TypeNumber, Unit: "seconds", Kind: "clock discipline", Sources: false, Obsolete: false, Doc: "maxerror of adjtimex(2)."},
 	{ID: 314, Name: "clock.frequency_parts_per_million", Subject: "node", Type: TypeNumber, Unit: "parts per million", Kind: "clock discipline", Sources: false, Obsolete: false, Doc: "freq of adjtimex(2)."},
@@ -315,4 +320,5 @@ var itemTable = []ItemInfo{
 	{ID: 331, Name: "clock.source_offset_seconds", Subject: "clocksource", Type: TypeNumber, Unit: "seconds", Kind: "clock source group", Sources: false, Obsolete: false, Doc: "Node clock minus this source; uncertainty is its root distance.", TTL: 150 * time.Second},
 	{ID: 332, Name: "clock.source_delay_seconds", Subject: "clocksource", Type: TypeNumber, Unit: "seconds", Kind: "clock source group", Sources: false, Obsolete: false, Doc: "Round trip to the source.", TTL: 150 * time.Second},
 	{ID: 333, Name: "clock.source_group", Subject: "clocksource", Type: TypeText, Unit: "", Kind: "clock source group", Sources: false, Obsolete: false, Doc: "Independence group of the source.", TTL: 150 * time.Second},
+	{ID: 334, Name: "clock.source_detail", Subject: "clocksource", Type: TypeText, Unit: "", Kind: "clock source group", Sources: false, Obsolete: false, Doc: "Why the source is unreachable or invalid, with its kiss code; empty when it is neither.", TTL: 150 * time.Second},
 }

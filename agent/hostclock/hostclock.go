@@ -7,13 +7,13 @@
 package hostclock
 
 import (
+	"context"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A Clock reads the clocks of this node. It has no state of its own and is safe
-// for concurrent use.
+// A Clock reads the clocks of this node. It is safe for concurrent use.
 type Clock struct {
 	source source
 }
@@ -21,8 +21,25 @@ type Clock struct {
 // New returns the node's clock.
 func New() *Clock { return &Clock{source: newSource()} }
 
-// Now is CLOCK_REALTIME: the node's wall clock, right or wrong.
+// Now is CLOCK_REALTIME: the node's wall clock, right or wrong. It carries no
+// monotonic reading, so that a difference of two of them shows a step.
 func (c *Clock) Now() time.Time { return c.source.now() }
+
+// FromKernel maps a CLOCK_REALTIME stamp that the kernel took by itself (a PTP
+// ioctl, a socket time stamp) to what Now would have said at that moment.
+func (c *Clock) FromKernel(stamp time.Time) time.Time { return c.source.fromKernel(stamp) }
+
+// Adjust says what the time daemon told the kernel about the clock: a claim, no
+// measurement. It needs no capability. The error is EPERM where a seccomp filter
+// forbids adjtimex(2) even for reading.
+func (c *Clock) Adjust() (Timex, error) { return c.source.adjust() }
+
+// WatchSteps calls fn for every step of CLOCK_REALTIME until ctx is done; it then
+// returns nil. It returns an error, at once, where the kernel cannot tell. Calls
+// of fn do not overlap. A resume from suspend is no step.
+func (c *Clock) WatchSteps(ctx context.Context, fn func(Step)) error {
+	return c.source.watchSteps(ctx, fn)
+}
 
 // Boottime is CLOCK_BOOTTIME in nanoseconds: monotonic, counts suspend. All
 // evidence is stamped with it.
