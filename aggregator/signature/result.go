@@ -68,6 +68,27 @@ type Result struct {
 	// Reason is one sentence: why it is not proven, what refuted it, or why
 	// nothing can be said. Empty when proven.
 	Reason string
+	// Undecided is set when Grade is None only because something is unknown:
+	// were it known, the grade could be Suspected or more. It never means that
+	// all is well.
+	Undecided bool
+	// Missing are the unknown items for want of which it is not proven, in the
+	// order of the file: what a directive should ask the agent for.
+	Missing []Reading
+}
+
+// String gives the word for people.
+func (t Truth) String() string {
+	switch t {
+	case True:
+		return "true"
+	case False:
+		return "false"
+	case TruthNotApplicable:
+		return "not applicable"
+	default:
+		return "unknown"
+	}
 }
 
 // A ClauseResult is one evidence clause with the values that it read.
@@ -80,8 +101,17 @@ type ClauseResult struct {
 	// clause of its family counted.
 	Bans float64
 	// Claim is the sentence with numbers; empty unless Truth is True or False.
+	// For False it is the clause's "otherwise", or "not so: " and the claim.
 	Claim string
 	Reads []Reading
+	// Weight is what the clause weighs when it is true; negative speaks against.
+	Weight float64
+	// Required is set when the cause is impossible without it.
+	Required bool
+	// Steps are the sums that the expression made, with their values.
+	Steps []Step
+	// Detail says why the truth is unknown or not applicable.
+	Detail string
 	// Decisive is set when the clause belongs to the complete proof set.
 	Decisive bool
 }
@@ -97,6 +127,20 @@ type RefuterResult struct {
 	Because    string
 	Exonerates string
 	Reads      []Reading
+	// AtMost is the grade that it limits to instead of refuting; None for a
+	// refuter proper.
+	AtMost Grade
+	// Steps are the sums that the expression made, with their values.
+	Steps []Step
+	// Detail says why the truth is unknown or not applicable.
+	Detail string
+}
+
+// A Step is a sum inside an expression and what it came to: an int64, float64,
+// string or bool.
+type Step struct {
+	Expression string
+	Value      any
 }
 
 // A Reading is one item as it stood when it was weighed.
