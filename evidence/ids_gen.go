@@ -115,6 +115,12 @@ const (
 	LinkDropsMoving FlagID = 121
 	// LinkReceiveUnhandledTotal: IFLA_STATS64 rx_nohandler: frames that reached a device which takes none, such as the standby port of a bond. Not part of rx_dropped.
 	LinkReceiveUnhandledTotal IntegerID = 122
+	// LinkNamespacesUnreadable: Network namespaces of the node whose devices the last scan could not read; those devices are missing.
+	LinkNamespacesUnreadable IntegerID = 190
+	// LinkProcessesUnreadable: Processes that did not show the agent their network namespace; devices of namespaces that only they are in are missing.
+	LinkProcessesUnreadable IntegerID = 191
+	// LinkUnreadable: What could not be read, why, and the mend; not applicable when everything was.
+	LinkUnreadable TextID = 192
 	// OversizeSite: Kernel function that dropped, compiler suffixes stripped.
 	OversizeSite TextID = 200
 	// OversizeReason: Drop reason by name from the running kernel's BTF; not applicable before 5.17.
@@ -272,6 +278,9 @@ var itemTable = []ItemInfo{
 	{ID: 120, Name: "link.bridge_port_mtu_bytes", Subject: "device", Type: TypeInteger, Unit: "bytes", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Least MTU of a bridge's ports; not applicable elsewhere."},
 	{ID: 121, Name: "link.drops_moving", Subject: "device", Type: TypeFlag, Unit: "", Kind: "device counter", Sources: false, Obsolete: false, Doc: "Receive or transmit drops of the device, or of its veth peer, rose within the last 30 s."},
 	{ID: 122, Name: "link.receive_unhandled_total", Subject: "device", Type: TypeInteger, Unit: "", Kind: "device counter", Sources: false, Obsolete: false, Doc: "IFLA_STATS64 rx_nohandler: frames that reached a device which takes none, such as the standby port of a bond. Not part of rx_dropped."},
+	{ID: 190, Name: "link.namespaces_unreadable", Subject: "node", Type: TypeInteger, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Network namespaces of the node whose devices the last scan could not read; those devices are missing."},
+	{ID: 191, Name: "link.processes_unreadable", Subject: "node", Type: TypeInteger, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "Processes that did not show the agent their network namespace; devices of namespaces that only they are in are missing."},
+	{ID: 192, Name: "link.unreadable", Subject: "node", Type: TypeText, Unit: "", Kind: "configuration", Sources: false, Obsolete: false, Doc: "What could not be read, why, and the mend; not applicable when everything was."},
 	{ID: 200, Name: "oversize.site", Subject: "dropsite", Type: TypeText, Unit: "", Kind: "kernel drop event", Sources: false, Obsolete: false, Doc: "Kernel function that dropped, compiler suffixes stripped."},
 	{ID: 201, Name: "oversize.reason", Subject: "dropsite", Type: TypeText, Unit: "", Kind: "kernel drop event", Sources: false, Obsolete: false, Doc: "Drop reason by name from the running kernel's BTF; not applicable before 5.17."},
 	{ID: 202, Name: "oversize.drops_total", Subject: "dropsite", Type: TypeInteger, Unit: "", Kind: "kernel drop event", Sources: false, Obsolete: false, Doc: "Drops since the agent started."},
