@@ -749,7 +749,10 @@ type Verdict struct {
 	// Hash of the signature file that gave this verdict.
 	SignatureHash string `protobuf:"bytes,21,opt,name=signature_hash,json=signatureHash,proto3" json:"signature_hash,omitempty"`
 	// When this verdict last changed or was confirmed by evidence.
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// Why this state would not survive a restart of the aggregator (the journal
+	// failed; it is tried again); empty when it would.
+	JournalError  string `protobuf:"bytes,23,opt,name=journal_error,json=journalError,proto3" json:"journal_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -936,6 +939,13 @@ func (x *Verdict) GetUpdatedAt() *timestamppb.Timestamp {
 		return x.UpdatedAt
 	}
 	return nil
+}
+
+func (x *Verdict) GetJournalError() string {
+	if x != nil {
+		return x.JournalError
+	}
+	return ""
 }
 
 type Scope struct {
@@ -2180,7 +2190,7 @@ const file_aggregator_api_v1_api_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"`\n" +
 	"\x15WatchVerdictsResponse\x12/\n" +
 	"\averdict\x18\x01 \x01(\v2\x15.plumb.api.v1.VerdictR\averdict\x12\x16\n" +
-	"\x06synced\x18\x02 \x01(\bR\x06synced\"\xfb\x06\n" +
+	"\x06synced\x18\x02 \x01(\bR\x06synced\"\xa0\a\n" +
 	"\aVerdict\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\tR\tsignature\x12\x12\n" +
@@ -2208,7 +2218,8 @@ const file_aggregator_api_v1_api_proto_rawDesc = "" +
 	"\tproof_set\x18\x14 \x01(\tR\bproofSet\x12%\n" +
 	"\x0esignature_hash\x18\x15 \x01(\tR\rsignatureHash\x129\n" +
 	"\n" +
-	"updated_at\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x1aW\n" +
+	"updated_at\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12#\n" +
+	"\rjournal_error\x18\x17 \x01(\tR\fjournalError\x1aW\n" +
 	"\rGradedAtEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
 	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"\x85\x01\n" +
