@@ -67,7 +67,11 @@ func newCluster(t *testing.T) *cluster {
 func (c *cluster) join(m *machine, n string) {
 	c.t.Helper()
 	port := "f" + n
-	c.fabric.run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(m.pid()))
+	// From the fabric's network namespace, but where the other machine's PID means
+	// something.
+	out, err := exec.Command("nsenter", "-t", fmt.Sprint(c.fabric.pid()), "-n", "ip", "link", "add", port,
+		"type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(m.pid())).CombinedOutput()
+	require.NoError(c.t, err, "%s", out)
 	c.fabric.ip(fmt.Sprintf("addr add 10.9.%s.1/24 dev %s", n, port), "link set "+port+" up")
 	m.ip(fmt.Sprintf("addr add 10.9.%s.2/24 dev eth0", n), "link set eth0 up", fmt.Sprintf("route add default via 10.9.%s.1", n))
 }
@@ -108,7 +112,7 @@ func (c *cluster) overlay(mtu int, df string) {
 // credentials makes the throw-away CA, the nodes file and one token per node.
 func (c *cluster) credentials() {
 	c.t.Helper()
-	out, err := exec.Command(bin(c.t, "plumb-aggregator"), "init", c.dir, "--host", "10.9.9.2",
+	out, err := exec.Command(bin(c.t, "plumb-aggregator"), "init", c.dir, "--cluster", "e2e", "--host", "10.9.9.2",
 		"--node", "n1=uid-n1,zone=a", "--node", "n2=uid-n2,zone=b").CombinedOutput()
 	require.NoError(c.t, err, "%s", out)
 }
