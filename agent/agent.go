@@ -68,7 +68,7 @@ func assemble(cfg Config, interval time.Duration) (*node, error) {
 			Source: n.ledger, Clock: n.clock, Interval: cfg.PushInterval, SpoolDir: cfg.SpoolDir,
 			MaxSegment: cfg.MaxSegment, BuildTime: cfg.BuildTime, NodeName: cfg.NodeName, Version: cfg.Version,
 			BootID: bootID, MeasuredTime: n.measuredTime, OnDirective: n.carryOut, OnZone: cfg.OnZone,
-			Log: cfg.Log.With("component", "uplink"), Registerer: n.registry,
+			Log: cfg.Log, Registerer: n.registry,
 		})
 		if err != nil {
 			return nil, err

@@ -40,12 +40,12 @@ func newProbes(cfg Config, hc *hostclock.Clock, kernelBoot string, up *uplink.Cl
 	p := &probes{}
 	view, viewErr := nodeview.New(nodeview.Config{
 		ProcPath: cfg.ProcPath, RunNetnsPath: filepath.Join(cfg.RootPath, "run", "netns"),
-		Log: cfg.Log.With("component", "nodeview"),
+		Log: cfg.Log,
 	})
 	var links *link.Probe
 	linkErr := viewErr
 	if viewErr == nil {
-		links, linkErr = link.New(link.Config{NodeView: view, ProcPath: cfg.ProcPath, Log: cfg.Log.With("component", "link"), Monotonic: hc.Monotonic})
+		links, linkErr = link.New(link.Config{NodeView: view, ProcPath: cfg.ProcPath, Log: cfg.Log, Registerer: registry, Monotonic: hc.Monotonic})
 		if linkErr == nil {
 			p.closers = append(p.closers, links)
 		}
@@ -61,7 +61,7 @@ func newProbes(cfg Config, hc *hostclock.Clock, kernelBoot string, up *uplink.Cl
 			}
 			drops, err := oversize.New(oversize.Config{
 				NodeView: view, Inventory: links, ProcPath: cfg.ProcPath, SysPath: cfg.SysPath, Clock: hc,
-				Log: cfg.Log.With("component", "oversize"), Registerer: registry,
+				Log: cfg.Log, Registerer: registry,
 			})
 			if err == nil {
 				p.closers = append(p.closers, drops)
@@ -103,7 +103,7 @@ func newClock(cfg Config, hc *hostclock.Clock, kernelBoot string, up *uplink.Cli
 	return clock.New(clock.Config{
 		Clock: hc, Servers: servers, Peer: peer,
 		PTPPath: filepath.Join(cfg.SysPath, "class", "ptp"), DevPath: filepath.Join(cfg.RootPath, "dev"),
-		KernelBootID: kernelBoot, Log: cfg.Log.With("component", "clock"),
+		KernelBootID: kernelBoot, Log: cfg.Log,
 	})
 }
 

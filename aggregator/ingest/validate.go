@@ -213,7 +213,7 @@ func (c *checker) value(it *evidencev1.Item, info evidence.ItemInfo, known bool)
 
 func (c *checker) removed(b *evidencev1.Batch) error {
 	for i, r := range b.GetRemoved() {
-		if err := first(checkIdentifier("subject kind", r.GetKind(), maxIdentifier), checkIdentifier("subject key", r.GetKey(), maxKey)); err != nil {
+		if err := first(checkIdentifier("subject kind", r.GetKind(), maxIdentifier), checkIdentifier("subject key", r.GetKey(), maxKey), checkIdentifier("probe", r.GetProbe(), maxIdentifier)); err != nil {
 			return fmt.Errorf("removed subject %d: %w", i, err)
 		}
 	}

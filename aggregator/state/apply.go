@@ -143,7 +143,12 @@ func (s *State) take(n *node, next *snapshot, t timeline, b *evidencev1.Batch, f
 			next.records = maps.Clone(n.snapshot.records)
 		}
 		for _, gone := range b.GetRemoved() {
-			delete(next.records, subjectKey{gone.GetKind(), gone.GetKey()})
+			key := subjectKey{gone.GetKind(), gone.GetKey()}
+			if rest := next.records[key].without(gone.GetProbe()); rest != nil {
+				next.records[key] = rest
+			} else {
+				delete(next.records, key)
+			}
 		}
 		for _, o := range b.GetObservations() {
 			key := subjectKey{o.GetSubject().GetKind(), o.GetSubject().GetKey()}

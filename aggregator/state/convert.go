@@ -160,3 +160,21 @@ func newProbes(t timeline, statuses []*evidencev1.ProbeStatus) map[string]ProbeS
 	}
 	return out
 }
+
+// without returns the record without what one probe said, or nil when nobody
+// says anything of the subject any more. An empty probe stands for all of them.
+func (r *record) without(probe string) *record {
+	if r == nil || probe == "" {
+		return nil
+	}
+	next := &record{subject: r.subject}
+	for _, p := range r.parts {
+		if p.probe != probe {
+			next.parts = append(next.parts, p)
+		}
+	}
+	if len(next.parts) == 0 {
+		return nil
+	}
+	return next
+}

@@ -311,7 +311,7 @@ func TestDeltaMergesAndRemoves(t *testing.T) {
 	f.full("k/1", 1, f.mtu(1500), f.offset(1))
 	before, _ := f.state.View("n1")
 	f.apply(f.batch(evidencev1.Batch_DELTA, "k/1", 2, func(b *evidencev1.Batch) {
-		b.Removed = []*evidencev1.SubjectRef{{Kind: device.Kind, Key: device.Key}}
+		b.Removed = []*evidencev1.SubjectRef{{Kind: device.Kind, Key: device.Key, Probe: "link"}}
 	}))
 	after, _ := f.state.View("n1")
 	require.Empty(t, after.Subjects(evidence.SubjectDevice))
@@ -320,6 +320,15 @@ func TestDeltaMergesAndRemoves(t *testing.T) {
 	require.Len(t, before.Subjects(evidence.SubjectDevice), 1, "a view does not change under its reader")
 	require.Equal(t, int64(1500), before.Fact(device.Kind, device.Key, uint32(evidence.LinkMTUBytes)).Value)
 	require.Len(t, after.Subjects(evidence.SubjectNode), 1)
+}
+
+func TestARemovalTakesOneProbesWordOnly(t *testing.T) {
+	f := newFixture(t, nil)
+	f.full("k/1", 1, f.mtu(1500))
+	f.apply(f.batch(evidencev1.Batch_DELTA, "k/1", 2, func(b *evidencev1.Batch) {
+		b.Removed = []*evidencev1.SubjectRef{{Kind: device.Kind, Key: device.Key, Probe: "oversize"}}
+	}))
+	require.Equal(t, int64(1500), f.mtuFact().Value, "what link said of the device stays")
 }
 
 func TestNodeSubjectAlwaysExists(t *testing.T) {

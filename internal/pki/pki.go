@@ -91,14 +91,22 @@ func Create(dir string, opts Options) (Files, error) {
 
 // Issue makes a new server certificate with the authority that Create left in
 // dir.
+//
+// Without an Options.NotBefore it is valid since the authority is: an agent
+// whose clock is wrong and that has no measured time verifies it at a time
+// that may be as early as that.
 func Issue(dir string, opts Options) (Files, error) {
 	files := FilesIn(dir)
+	backdate := opts.NotBefore.IsZero()
 	if err := opts.complete(); err != nil {
 		return Files{}, err
 	}
 	ca, caKey, err := readPair(files.CA, files.CAKey)
 	if err != nil {
 		return Files{}, err
+	}
+	if backdate {
+		opts.NotBefore = ca.NotBefore
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

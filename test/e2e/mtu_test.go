@@ -95,7 +95,9 @@ func TestAMismatchThatHarmsNobodyIsNotProven(t *testing.T) {
 		c.startAggregator()
 		c.startAgent("n1")
 		c.stallingTransfer()
-		c.silentUntil(60*time.Second, "data flows and the mismatch was weighed", []string{"proven", "likely"}, func() bool {
+		// "No drop" can only be said after the hook has watched for 30 s, and what was
+		// suspected before that goes on for its 30 s.
+		c.silentUntil(2*time.Minute, "data flows and the mismatch was weighed", []string{"proven", "likely"}, func() bool {
 			return strings.Count(c.nodes["n1"].log("tcp-source in p1"), "wrote 262144") > 5 && c.verdict(mismatch, "n1").GetGrade() == "refuted"
 		})
 		v := c.verdict(mismatch, "n1")

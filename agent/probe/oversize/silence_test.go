@@ -82,7 +82,7 @@ func TestTheAdaptationHookComesWithTheFirstDropAndGoes(t *testing.T) {
 	c := dial(t, node, "udp", "10.5.0.2:9000")
 	began := time.Now()
 	_, err := c.Write(make([]byte, 1450))
-	require.Error(t, err, "a veth tells its own host of the drop")
+	require.NoError(t, err)
 	testutils.Eventually(t, time.Second, "the hook is attached", l.probe.kernel.Adapting)
 	require.Less(t, time.Since(began), 500*time.Millisecond)
 	// Other tests on this machine may drop packets of their own meanwhile.
@@ -90,7 +90,7 @@ func TestTheAdaptationHookComesWithTheFirstDropAndGoes(t *testing.T) {
 		l.sample()
 		return !l.probe.kernel.Adapting()
 	})
-	require.GreaterOrEqual(t, time.Since(began), lease)
+	require.GreaterOrEqual(t, time.Since(began), lease-wakeEvery)
 }
 
 func TestSocketsTornDownWithFullQueuesAreSilent(t *testing.T) {
