@@ -5,7 +5,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -182,13 +181,6 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// stop asks the process to end.
-func (p *process) stop() error {
-	_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
-	<-p.done
-	return p.err
-}
-
 func (p *process) running() bool {
 	select {
 	case <-p.done:
@@ -256,10 +248,4 @@ func exitCode(cmd *exec.Cmd) (stdout, stderr string, status int, err error) {
 		return out.String(), errOut.String(), exit.ExitCode(), nil
 	}
 	return out.String(), errOut.String(), 0, err
-}
-
-func deadline(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	t.Cleanup(cancel)
-	return ctx
 }

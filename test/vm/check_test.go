@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -158,6 +157,6 @@ func TestTheSameSignalsAreActiveOnOlderKernels(t *testing.T) {
 func show(t *testing.T, r check.Report) {
 	t.Helper()
 	for _, s := range r.Signals {
-		t.Log(fmt.Sprintf("%-10.10s %-18s active=%-5t %s %s", r.Kernel, s.Signal, s.Active, s.Rung, s.Why))
+		t.Logf("%-10.10s %-18s active=%-5t %s %s", r.Kernel, s.Signal, s.Active, s.Rung, s.Why)
 	}
 }
