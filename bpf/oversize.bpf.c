@@ -10,19 +10,14 @@
 #include "include/errmetrics.bpf.h"
 #include "include/maps.bpf.h"
 #include "include/packet.bpf.h"
+#include "include/limit.bpf.h"
+#include "include/notes.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-#define SECOND 1000000000ULL
-#define MILLISECOND 1000000ULL
-// Drops closer together are one: a train of segments is dropped within
-// microseconds and shows one attempt of the sender, not many.
-#define DISTINCT (10 * MILLISECOND)
 // How long a limit is taken to hold. Finding it anew costs up to ten reads of
 // kernel memory, a third of the program's time.
 #define LIMIT_HOLDS (100 * MILLISECOND)
-// The window of every item that counts (evidence/catalog.yaml).
-#define WINDOW (30 * SECOND)
 
 // Bit n: a drop with reason n may be for size. From the running kernel's enum
 // skb_drop_reason, whose numbers differ between kernels. All bits are set before
@@ -39,8 +34,6 @@ volatile __u64 watch_until_ns = 0;
 // 1 once a namespace of another node was seen: most kernels carry one node and
 // need no look into ignored_netns.
 volatile __u32 ignoring = 0;
-// When user space was last woken, by whatever flow.
-volatile __u64 last_wake_ns = 0;
 
 // The agent's test packet is UDP and carries eight random bytes.
 static __always_inline bool is_selftest(struct sk_buff *skb)
@@ -89,88 +82,6 @@ static __always_inline __u32 netns_of(struct net_device *dev)
 	return dev->nd_net.net->ns.inum;
 }
 
-// The device by which the packet's route leaves; 0 when it has no route.
-__attribute__((noinline)) __u64 route_device(__u64 refdst)
-{
-	struct dst_entry *dst = (void *)(refdst & ~SKB_DST_NOREF);
-	struct net_device *dev = NULL;
-	__u16 flags = 0;
-
-	if (!dst || read_kernel(&flags, sizeof(flags), &dst->flags, SITE_ROUTE) || (flags & DST_METADATA))
-		return 0;
-	if (read_kernel(&dev, sizeof(dev), &dst->dev, SITE_ROUTE))
-		return 0;
-	return (__u64)dev;
-}
-
-// The limit of a route that IP holds packets to, when it is less than what the
-// device says: ip_dst_mtu_maybe_forward() and ip6_dst_mtu_maybe_forward(). mtu is
-// the device's. Returns 0 when the device decides.
-__attribute__((noinline)) __u32 route_mtu(__u64 refdst, __u32 mtu, __u32 length, __u8 forward)
-{
-	struct dst_entry *dst = (void *)(refdst & ~SKB_DST_NOREF);
-	unsigned long metrics = 0, expires = 0;
-	__u32 metric = 0, learned = 0;
-
-	if (!dst || read_kernel(&metrics, sizeof(metrics), &dst->_metrics, SITE_ROUTE))
-		return 0;
-	metrics &= ~DST_METRICS_FLAGS;
-	if (metrics && read_kernel(&metric, sizeof(metric), (__u32 *)metrics + (RTAX_MTU - 1), SITE_ROUTE))
-		return 0;
-	// ip_forward heeds a learned path MTU only with net.ipv4.ip_forward_use_pmtu or
-	// a locked MTU: there it counts when nothing else explains the drop.
-	if (forward && length > (metric ? metric : mtu))
-		return metric;
-	if (read_kernel(&expires, sizeof(expires), &dst->expires, SITE_ROUTE) || !expires)
-		return metric;
-	if ((long)(bpf_jiffies64() - expires) >= 0)
-		return metric;
-	learned = BPF_CORE_READ_BITFIELD_PROBED((struct rtable *)dst, rt_pmtu);
-	return learned && learned < (metric ? metric : mtu) ? learned : metric;
-}
-
-// The same for IPv6: there a learned path MTU is a metric of its own route. The
-// device has a second MTU (conf/*/mtu), which router advertisements lower; *it* is
-// returned with bit 32 set.
-__attribute__((noinline)) __u64 route_mtu6(__u64 refdst, __u32 mtu)
-{
-	struct dst_entry *dst = (void *)(refdst & ~SKB_DST_NOREF);
-	struct inet6_dev *idev = NULL;
-	unsigned long metrics = 0;
-	__u32 metric = 0, mtu6 = 0;
-
-	if (!dst || read_kernel(&metrics, sizeof(metrics), &dst->_metrics, SITE_ROUTE))
-		return 0;
-	metrics &= ~DST_METRICS_FLAGS;
-	if (metrics && read_kernel(&metric, sizeof(metric), (__u32 *)metrics + (RTAX_MTU - 1), SITE_ROUTE))
-		return 0;
-	if (metric)
-		return metric;
-	if (read_kernel(&idev, sizeof(idev), &((struct rt6_info *)dst)->rt6i_idev, SITE_ROUTE) || !idev)
-		return 0;
-	if (read_kernel(&mtu6, sizeof(mtu6), &idev->cnf.mtu6, SITE_ROUTE) || !mtu6 || mtu6 >= mtu)
-		return 0;
-	return mtu6 | 1ULL << 32;
-}
-
-// The other end of a veth, whose MTU is the limit of ____dev_forward_skb(); 0 when
-// the device is none. struct veth_priv begins with the peer since veth exists
-// (2.6.24); the private area follows struct net_device, aligned to 32 bytes
-// (NETDEV_ALIGN). That the peer's peer is the device again makes sure of both.
-__attribute__((noinline)) __u64 veth_peer(__u64 device, __u64 kind_name)
-{
-	__u64 offset = (bpf_core_type_size(struct net_device) + 31) & ~31ULL;
-	__u64 peer = 0, back = 0, kind = 0;
-
-	// Five bytes, "veth" and its end, as a number of a little-endian machine.
-	if (!kind_name || read_kernel(&kind, 5, (void *)kind_name, SITE_PEER) || kind != 0x68746576)
-		return 0;
-	if (read_kernel(&peer, sizeof(peer), (void *)(device + offset), SITE_PEER) || !peer ||
-	    read_kernel(&back, sizeof(back), (void *)(peer + offset), SITE_PEER) || back != device)
-		return 0;
-	return peer;
-}
-
 // A TCP socket that looks for the path MTU itself: its big packets are meant to
 // be lost, and it recovers from a hole by itself (net.ipv4.tcp_mtu_probing).
 static __always_inline bool probes_itself(struct sock *sk, struct net *net)
@@ -196,99 +107,6 @@ static __always_inline bool to_group(struct sk_buff *skb)
 	if (type || mac == 0xffff || read_kernel(&first, sizeof(first), skb->head + mac, SITE_MAC))
 		return false;
 	return first & 1;
-}
-
-static __always_inline void wake(struct flow_value *flow, __u64 now)
-{
-	// One wake per flow and second, and one per 50 ms in all: whoever is left out
-	// is seen in the map, or wakes with its next drop.
-	if (flow->wake_ns && now - flow->wake_ns < SECOND)
-		return;
-	if (now - last_wake_ns < 50 * MILLISECOND)
-		return;
-	last_wake_ns = now;
-	flow->wake_ns = now;
-	if (bpf_ringbuf_output(&wakes, &now, sizeof(now), 0))
-		count_error(SITE_WAKES, HELPER_RINGBUF_OUTPUT);
-}
-
-static __always_inline struct flow_value *new_flow(struct packet *p, __u64 now)
-{
-	struct flow_value fresh = {};
-
-	fresh.first_ns = now;
-	if (bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST))
-		count_error(SITE_FLOWS, HELPER_MAP_UPDATE);
-	return bpf_map_lookup_elem(&flows, &p->key);
-}
-
-// Notes a drop in its flow, and the flow's sender in the row when the packet does
-// not tell it.
-static __always_inline void note_flow(struct flow_value *flow, struct packet *p, struct drop_key *row, bool probing,
-				      __u64 now)
-{
-	__u32 header = p->outer_length - p->length;
-
-	if (row->sender_netns)
-		flow->sender_netns = row->sender_netns;
-	else
-		row->sender_netns = flow->sender_netns;
-	if (!flow->streak || now - flow->last_ns > WINDOW) {
-		flow->streak = 1;
-		flow->streak_first_ns = flow->streak_last_ns = now;
-		flow->sequence_low = p->sequence;
-	} else if (now - flow->streak_last_ns >= DISTINCT) {
-		flow->streak++;
-		flow->streak_last_ns = now;
-	}
-	if ((__s32)(p->sequence - flow->sequence_low) < 0)
-		flow->sequence_low = p->sequence;
-	flow->sequence_last = p->sequence;
-	flow->last_ns = now;
-	flow->length = p->length;
-	// A tunnel's header takes its part of the limit.
-	flow->limit = flow->limit_outer > header ? flow->limit_outer - header : flow->limit_outer;
-	flow->row = *row;
-	flow->drops++;
-	if (!row->sender_netns)
-		flow->unattributed++;
-	if (probing) {
-		flow->flags |= FLOW_PROBING;
-		flow->adapted_ns = now;
-		flow->streak = 0;
-	}
-}
-
-static __always_inline void note_row(struct drop_key *row, __u32 length, __u32 limit, __u64 now)
-{
-	struct drop_value *value = bpf_map_lookup_elem(&drops, row);
-
-	if (!value) {
-		struct drop_value fresh = {};
-		long err;
-
-		fresh.first_ns = fresh.onset_ns = fresh.last_ns = now;
-		fresh.len_min = fresh.len_max = length;
-		fresh.limit = limit;
-		err = bpf_map_update_elem(&drops, row, &fresh, BPF_NOEXIST);
-		value = bpf_map_lookup_elem(&drops, row);
-		if (!value) {
-			if (err)
-				count_error(SITE_DROPS, HELPER_MAP_UPDATE);
-			count(COUNT_OVERFLOW);
-			return;
-		}
-	}
-	if (now - value->last_ns > WINDOW)
-		value->onset_ns = now;
-	value->last_ns = now;
-	if (length < value->len_min)
-		value->len_min = length;
-	if (length > value->len_max)
-		value->len_max = length;
-	if (limit && (!value->limit || limit < value->limit))
-		value->limit = limit;
-	__sync_fetch_and_add(&value->count, 1);
 }
 
 struct limit {

@@ -21,7 +21,8 @@ import (
 )
 
 // GetEvidence implements apiv1connect.QueryServiceHandler. Every catalogued item
-// of every known subject is listed, with the reason where it is unknown.
+// of every known subject is listed, with the reason where it is unknown; what a
+// probe that is measuring leaves out for a whole subject is not.
 func (s *Service) GetEvidence(_ context.Context, req *connect.Request[apiv1.GetEvidenceRequest]) (*connect.Response[apiv1.GetEvidenceResponse], error) {
 	n, err := s.nodeOf(req.Msg.GetNode())
 	if err != nil {
@@ -48,6 +49,9 @@ func (s *Service) GetEvidence(_ context.Context, req *connect.Request[apiv1.GetE
 		for _, subject := range view.Subjects(kind) {
 			se := &apiv1.SubjectEvidence{Kind: subject.Kind, Key: subject.Key, Name: subject.Name, PodUid: subject.PodUID}
 			for _, it := range byKind[kind] {
+				if subject.Kind != evidence.SubjectNode && !view.Observes(it.Probe(), subject.Kind, subject.Key) && view.Probe(it.Probe()).Status == state.Value {
+					continue
+				}
 				se.Items = append(se.Items, item(it, view.Fact(subject.Kind, subject.Key, it.ID)))
 			}
 			out.Subjects = append(out.Subjects, se)

@@ -99,6 +99,26 @@ func (v *View) Fact(kind, key string, item uint32) Fact {
 	return Fact{Status: Unknown, Reason: evidence.Blind, Detail: notReported}
 }
 
+// Observes says whether a probe reports about a subject at all. A probe that
+// is measuring and leaves a subject out has nothing to say about a thing of that
+// sort: oversize reports on overlays, not on every device. The facts are unknown
+// all the same.
+func (v *View) Observes(probe, kind, key string) bool {
+	if v.snapshot == nil {
+		return true
+	}
+	r, ok := v.snapshot.records[subjectKey{kind, key}]
+	if !ok {
+		return false
+	}
+	for _, p := range r.parts {
+		if p.probe == probe {
+			return true
+		}
+	}
+	return false
+}
+
 // Parent returns the subject that s belongs to, by its parent key and the
 // parent kind of its own kind.
 func (v *View) Parent(s evidence.Subject, parentKind string) (evidence.Subject, bool) {

@@ -68,7 +68,7 @@ func TestVXLANWithDFOverAnUnderlayThatIsTooSmall(t *testing.T) {
 	require.NotNil(t, site)
 	require.Equal(t, int64(1550), integer(site, evidence.OversizeLengthMaxBytes))
 	require.Equal(t, int64(1500), integer(site, evidence.OversizeLimitBytes))
-	require.Equal(t, "pod-0", site.Subject.PodUID)
+	require.Equal(t, "pod-0", site.Subject.PodUID, dump(s))
 	require.GreaterOrEqual(t, integer(site, evidence.OversizeStalledFlowDrops), int64(3))
 	require.Contains(t, text(site, evidence.OversizeStalledFlow), "icmp 10.244.1.2 > 10.244.2.2")
 	overlay := find(s, evidence.SubjectDevice, "flannel.1")

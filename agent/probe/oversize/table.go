@@ -167,8 +167,9 @@ func (t *table) withMoves(r reading) map[bpf.DropKey]bpf.DropValue {
 		if v.Unattributed == 0 || v.SenderNetns == 0 {
 			continue
 		}
-		from, to := v.Row, v.Row
-		from.SenderNetns, to.SenderNetns = 0, v.SenderNetns
+		to := v.Row
+		to.SenderNetns = v.SenderNetns
+		from := anonymous(r.rows, v.Row)
 		if _, ok := t.moved[k]; !ok && len(t.moved) >= maxMoves {
 			continue
 		}
@@ -203,6 +204,23 @@ func (t *table) withMoves(r reading) map[bpf.DropKey]bpf.DropValue {
 		rows[m.from] = source
 	}
 	return rows
+}
+
+// anonymous is the row without sender that counted the early drops of a flow: the
+// same place, though limit and way in may have been others then.
+func anonymous(rows map[bpf.DropKey]bpf.DropValue, k bpf.DropKey) bpf.DropKey {
+	k.SenderNetns = 0
+	if _, ok := rows[k]; ok {
+		return k
+	}
+	for other := range rows {
+		like := k
+		like.Reason, like.LimitSource, like.FromIfindex = other.Reason, other.LimitSource, other.FromIfindex
+		if like == other {
+			return other
+		}
+	}
+	return k
 }
 
 func (t *table) seriesOf(k bpf.DropKey) *series {

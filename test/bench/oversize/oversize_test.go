@@ -1,9 +1,6 @@
 // Copyright The Plumb Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package oversize measures what the oversize probe costs while the kernel drops
-// packets: nanoseconds inside the program for each drop, and the share of a core
-// that the agent's side takes.
 package oversize
 
 import (

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// Copyright The Plumb Authors.
+
+// How drops are counted and flows remembered.
+
+#pragma once
+
+#include "errmetrics.bpf.h"
+#include "maps.bpf.h"
+#include "packet.bpf.h"
+
+#define SECOND 1000000000ULL
+#define MILLISECOND 1000000ULL
+// Drops closer together are one: a train of segments is dropped within
+// microseconds and shows one attempt of the sender, not many.
+#define DISTINCT (10 * MILLISECOND)
+// The window of every item that counts (evidence/catalog.yaml).
+#define WINDOW (30 * SECOND)
+
+// When user space was last woken, by whatever flow.
+volatile __u64 last_wake_ns = 0;
+
+static __always_inline void wake(struct flow_value *flow, __u64 now)
+{
+	// One wake per flow and second, and one per 50 ms in all: whoever is left out
+	// is seen in the map, or wakes with its next drop.
+	if (flow->wake_ns && now - flow->wake_ns < SECOND)
+		return;
+	if (now - last_wake_ns < 50 * MILLISECOND)
+		return;
+	last_wake_ns = now;
+	flow->wake_ns = now;
+	if (bpf_ringbuf_output(&wakes, &now, sizeof(now), 0))
+		count_error(SITE_WAKES, HELPER_RINGBUF_OUTPUT);
+}
+
+static __always_inline struct flow_value *new_flow(struct packet *p, __u64 now)
+{
+	struct flow_value fresh = {};
+
+	fresh.first_ns = now;
+	if (bpf_map_update_elem(&flows, &p->key, &fresh, BPF_NOEXIST))
+		count_error(SITE_FLOWS, HELPER_MAP_UPDATE);
+	return bpf_map_lookup_elem(&flows, &p->key);
+}
+
+// Notes a drop in its flow, and the flow's sender in the row when the packet does
+// not tell it.
+static __always_inline void note_flow(struct flow_value *flow, struct packet *p, struct drop_key *row, bool probing,
+				      __u64 now)
+{
+	__u32 header = p->outer_length - p->length;
+
+	if (row->sender_netns)
+		flow->sender_netns = row->sender_netns;
+	else
+		row->sender_netns = flow->sender_netns;
+	if (!flow->streak || now - flow->last_ns > WINDOW) {
+		flow->streak = 1;
+		flow->streak_first_ns = flow->streak_last_ns = now;
+		flow->sequence_low = p->sequence;
+	} else if (now - flow->streak_last_ns >= DISTINCT) {
+		flow->streak++;
+		flow->streak_last_ns = now;
+	}
+	if ((__s32)(p->sequence - flow->sequence_low) < 0)
+		flow->sequence_low = p->sequence;
+	flow->sequence_last = p->sequence;
+	flow->last_ns = now;
+	flow->length = p->length;
+	// A tunnel's header takes its part of the limit.
+	flow->limit = flow->limit_outer > header ? flow->limit_outer - header : flow->limit_outer;
+	flow->row = *row;
+	flow->drops++;
+	if (!row->sender_netns)
+		flow->unattributed++;
+	if (probing) {
+		flow->flags |= FLOW_PROBING;
+		flow->adapted_ns = now;
+		flow->streak = 0;
+	}
+}
+
+static __always_inline void note_row(struct drop_key *row, __u32 length, __u32 limit, __u64 now)
+{
+	struct drop_value *value = bpf_map_lookup_elem(&drops, row);
+
+	if (!value) {
+		struct drop_value fresh = {};
+		long err;
+
+		fresh.first_ns = fresh.onset_ns = fresh.last_ns = now;
+		fresh.len_min = fresh.len_max = length;
+		fresh.limit = limit;
+		err = bpf_map_update_elem(&drops, row, &fresh, BPF_NOEXIST);
+		value = bpf_map_lookup_elem(&drops, row);
+		if (!value) {
+			if (err)
+				count_error(SITE_DROPS, HELPER_MAP_UPDATE);
+			count(COUNT_OVERFLOW);
+			return;
+		}
+	}
+	if (now - value->last_ns > WINDOW)
+		value->onset_ns = now;
+	value->last_ns = now;
+	if (length < value->len_min)
+		value->len_min = length;
+	if (length > value->len_max)
+		value->len_max = length;
+	if (limit && (!value->limit || limit < value->limit))
+		value->limit = limit;
+	__sync_fetch_and_add(&value->count, 1);
+}
