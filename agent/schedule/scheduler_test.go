@@ -261,9 +261,12 @@ func TestAFailureAfterSuccessBlanksWhatWasKnown(t *testing.T) {
 	p.set(func(context.Context, *evidence.Sample) error { return errors.New("netlink is gone") })
 	require.Error(t, h.s.SampleNow(t.Context(), "link"))
 	observations := h.ledger.Observations("link")
-	require.Len(t, observations, 1)
-	require.True(t, allUnknown(observations[0]), "the MTU that was read before must not be shown as current")
-	require.Contains(t, observations[0].GetItems()[0].GetUnknown().GetDetail(), "netlink is gone")
+	require.Len(t, observations, 2, "the device, and the node's own items")
+	for _, o := range observations {
+		require.True(t, allUnknown(o), "the MTU that was read before must not be shown as current")
+		require.Contains(t, o.GetItems()[0].GetUnknown().GetDetail(), "netlink is gone")
+	}
+	require.Equal(t, device.Key, observations[0].GetSubject().GetKey())
 }
 
 func TestAProbeThatCouldNotBeSetUpIsBlindNotHealthy(t *testing.T) {

@@ -282,7 +282,10 @@ func podCgroup(t testing.TB, uid string) string {
 		if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil {
 			continue
 		}
-		parent := filepath.Join(root, "kubepods")
+		// A directory of this process's own in between: runs side by side must not
+		// meet in one cgroup.
+		kubepods := filepath.Join(root, "kubepods")
+		parent := filepath.Join(kubepods, fmt.Sprintf("e2e-%d", os.Getpid()))
 		group := filepath.Join(parent, "pod"+uid)
 		if err := os.MkdirAll(group, 0o755); err != nil {
 			continue
@@ -293,6 +296,7 @@ func podCgroup(t testing.TB, uid string) string {
 				return err == nil || os.IsNotExist(err)
 			})
 			_ = os.Remove(parent)
+			_ = os.Remove(kubepods)
 		})
 		return group
 	}
