@@ -45,8 +45,7 @@ func TestDropsAreNamedOnOlderKernels(t *testing.T) {
 	passed := regexp.MustCompile(`(?m)^--- PASS: `)
 	for _, line := range kernels() {
 		t.Run(line, func(t *testing.T) {
-			k, err := fetchKernel(cache, line)
-			require.NoError(t, err)
+			k := kernelOf(t, cache, line)
 			begin := time.Now()
 			output, status, err := k.run(context.Background(), guest, job{
 				program: program, tools: tools, modules: modules(),

@@ -6,6 +6,7 @@ package vm
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,8 +66,24 @@ func unpacked(dir, line string) (kernel, error) {
 	return kernel{release: release, image: images[0], modules: filepath.Join(dir, line, "lib", "modules", release)}, nil
 }
 
-// newestPackage asks apt's lists, which must be up to date.
+// errNoKernel means that the machine's package sources do not have the kernel:
+// Ubuntu's have other lines than Debian's.
+var errNoKernel = errors.New("the package sources have no such kernel")
+
+// newestPackage asks apt's lists, and has them fetched when they know nothing: on
+// a machine that has every other package they may be empty.
 func newestPackage(line string) (string, error) {
+	name, err := listedPackage(line)
+	if !errors.Is(err, errNoKernel) {
+		return name, err
+	}
+	if out, err := exec.Command("apt-get", "-o", "DPkg::Lock::Timeout=180", "-qq", "update").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("look for a kernel %s: apt-get update: %w: %s", line, err, out)
+	}
+	return listedPackage(line)
+}
+
+func listedPackage(line string) (string, error) {
 	out, err := exec.Command("apt-cache", "search", "--names-only", "^linux-image-"+regexp.QuoteMeta(line)+"[.].*-cloud-amd64$").Output()
 	if err != nil {
 		return "", fmt.Errorf("look for a kernel %s: apt-cache: %w", line, err)
@@ -78,7 +95,7 @@ func newestPackage(line string) (string, error) {
 		}
 	}
 	if len(names) == 0 {
-		return "", fmt.Errorf("look for a kernel %s: the package sources have no linux-image-%s*-cloud-amd64; run apt-get update on Debian 12 or later", line, line)
+		return "", fmt.Errorf("look for linux-image-%s*-cloud-amd64: %w; Debian 12 and later have it", line, errNoKernel)
 	}
 	sort.Slice(names, func(i, j int) bool { return older(names[i], names[j]) })
 	return names[len(names)-1], nil
