@@ -266,6 +266,7 @@ static __always_inline int judge(struct sk_buff *skb, struct packet *p, __u64 lo
 				flow->limit_route = refdst;
 				flow->limit_outer = l.mtu;
 			}
+			note_connection(flow, p, skb);
 			note_flow(flow, p, &row, probing, now);
 		}
 	} else {
@@ -369,7 +370,7 @@ static __always_inline void follow(struct sk_buff *skb, struct net_device *dev, 
 
 	if (!(parse_packet(PACKET_ADAPT, l3_header(p, skb), total, total) & PARSED_FLOW))
 		return;
-	flow = bpf_map_lookup_elem(&flows, &p->key);
+	flow = flow_of(p, skb);
 	if (!flow || !flow->drops)
 		return;
 	sk = skb->sk;

@@ -84,6 +84,7 @@ type oversizeFlowValue struct {
 	LimitNs       uint64
 	LimitDevice   uint64
 	LimitRoute    uint64
+	Connection    uint64
 	Drops         uint32
 	Unattributed  uint32
 	Streak        uint32
@@ -154,6 +155,7 @@ type oversizeTunnelPort struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	oversizeMapConnections     = "connections"
 	oversizeMapCounters        = "counters"
 	oversizeMapDrops           = "drops"
 	oversizeMapFlows           = "flows"
@@ -232,6 +234,7 @@ type oversizeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type oversizeMapSpecs struct {
+	Connections  *ebpf.MapSpec `ebpf:"connections"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
@@ -280,6 +283,7 @@ func (o *oversizeObjects) Close() error {
 //
 // It can be passed to loadOversizeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type oversizeMaps struct {
+	Connections  *ebpf.Map `ebpf:"connections"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Flows        *ebpf.Map `ebpf:"flows"`
@@ -293,6 +297,7 @@ type oversizeMaps struct {
 
 func (m *oversizeMaps) Close() error {
 	return _OversizeClose(
+		m.Connections,
 		m.Counters,
 		m.Drops,
 		m.Flows,

@@ -23,6 +23,7 @@ enum error_site {
 	SITE_SELFTEST = 11,
 	SITE_MAC = 12,
 	SITE_SOCKET = 13,
+	SITE_CONNECTIONS = 14,
 };
 
 // The helpers, by their UAPI number (enum bpf_func_id).

@@ -149,6 +149,9 @@ struct sk_buff {
 	struct net_device *dev;
 	struct sock *sk;
 	unsigned long _skb_refdst;
+	// Conntrack's entry and, in the low three bits, enum ip_conntrack_info. Only
+	// with CONFIG_NF_CONNTRACK; one word since 4.11.
+	unsigned long _nfct;
 	unsigned int len;
 	int skb_iif;
 	__u8 pkt_type : 3;

@@ -150,6 +150,8 @@ struct flow_value {
 	__u64 limit_ns;
 	__u64 limit_device;
 	__u64 limit_route;
+	// The key of `connections` that leads here; 0 without conntrack.
+	__u64 connection;
 	// All drops, and those that were counted in a row without sender.
 	__u32 drops;
 	__u32 unattributed;
@@ -177,6 +179,16 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow_value);
 } flows SEC(".maps");
+
+// Key: conntrack's entry with the direction in the lowest bit, a mere number, never
+// followed. Value: the flow as it was dropped. Behind a Service a packet leaves the
+// node under another 5-tuple than it was dropped under; the entry is the same.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct flow_key);
+} connections SEC(".maps");
 
 // Key: inode of a network namespace of another node on this kernel. Value: 1.
 struct {

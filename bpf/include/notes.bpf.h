@@ -51,6 +51,59 @@ static __always_inline struct flow_value *new_flow(struct packet *p, __u64 now)
 	return flow;
 }
 
+// IP_CT_IS_REPLY of enum ip_conntrack_info: from here on it is the reply's
+// direction.
+#define CT_IS_REPLY 3
+#define CT_INFO_MASK 7ULL
+
+// Conntrack's entry of the packet and its direction; 0 when it has none.
+static __always_inline __u64 connection_of(struct sk_buff *skb)
+{
+	__u64 entry;
+
+	if (!bpf_core_field_exists(skb->_nfct))
+		return 0;
+	entry = skb->_nfct;
+	if (!(entry & ~CT_INFO_MASK))
+		return 0;
+	return (entry & ~CT_INFO_MASK) | ((entry & CT_INFO_MASK) >= CT_IS_REPLY);
+}
+
+// Makes the flow findable by its connection. Not inside a tunnel: the entry is
+// the outer packets' there, which many inner flows share, and the inner packet is
+// seen in full, translated as it is, when the tunnel's device gets it.
+static __always_inline void note_connection(struct flow_value *flow, struct packet *p, struct sk_buff *skb)
+{
+	__u64 connection = p->tunnel_kind ? 0 : connection_of(skb);
+
+	if (!connection || flow->connection == connection)
+		return;
+	flow->connection = connection;
+	if (bpf_map_update_elem(&connections, &connection, &p->key, BPF_ANY))
+		count_error(SITE_CONNECTIONS, HELPER_MAP_UPDATE);
+}
+
+// The dropped flow that a packet belongs to: by its 5-tuple, or else by its
+// connection, under whatever addresses it goes now.
+static __always_inline struct flow_value *flow_of(struct packet *p, struct sk_buff *skb)
+{
+	struct flow_value *flow = bpf_map_lookup_elem(&flows, &p->key);
+	struct flow_key *dropped;
+	__u64 connection;
+
+	if (flow)
+		return flow;
+	connection = p->tunnel_kind ? 0 : connection_of(skb);
+	if (!connection)
+		return NULL;
+	dropped = bpf_map_lookup_elem(&connections, &connection);
+	if (!dropped)
+		return NULL;
+	flow = bpf_map_lookup_elem(&flows, dropped);
+	// The kernel may have given the entry to another connection since.
+	return flow && flow->connection == connection ? flow : NULL;
+}
+
 // Notes a drop in its flow, and the flow's sender in the row when the packet does
 // not tell it.
 static __always_inline void note_flow(struct flow_value *flow, struct packet *p, struct drop_key *row, bool probing,
