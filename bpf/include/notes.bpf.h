@@ -115,11 +115,12 @@ static __always_inline void note_flow(struct flow_value *flow, struct packet *p,
 		flow->sender_netns = row->sender_netns;
 	else
 		row->sender_netns = flow->sender_netns;
-	if (!flow->streak || now - flow->last_ns > WINDOW) {
+	// Signed: on another processor a younger drop may have been noted meanwhile.
+	if (!flow->streak || (__s64)(now - flow->last_ns) > (__s64)WINDOW) {
 		flow->streak = 1;
 		flow->streak_first_ns = flow->streak_last_ns = now;
 		flow->sequence_low = p->sequence;
-	} else if (now - flow->streak_last_ns >= DISTINCT) {
+	} else if ((__s64)(now - flow->streak_last_ns) >= (__s64)DISTINCT) {
 		flow->streak++;
 		flow->streak_last_ns = now;
 	}
@@ -161,8 +162,16 @@ static __always_inline void note_row(struct drop_key *row, __u32 length, __u32 l
 			return;
 		}
 	}
-	if (now - value->last_ns > WINDOW)
+	if ((__s64)(now - value->last_ns) > (__s64)WINDOW) {
 		value->onset_ns = now;
+		value->len_min = value->len_max = length;
+		value->limit = limit;
+	} else if (row->limit_source != LIMIT_ROUTE && limit && value->limit && limit != value->limit) {
+		// The device's MTU was changed: lengths of before say nothing of it. Routes
+		// may differ from packet to packet.
+		value->len_min = value->len_max = length;
+		value->limit = limit;
+	}
 	value->last_ns = now;
 	if (length < value->len_min)
 		value->len_min = length;

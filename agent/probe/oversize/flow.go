@@ -52,6 +52,8 @@ type stall struct {
 	span uint64
 	// onset is the first drop of the streak, CLOCK_BOOTTIME in nanoseconds.
 	onset uint64
+	// echo is set for ICMP, which carries no data of an application.
+	echo bool
 }
 
 // Thresholds of the condition oversize.stalled_flow (catalogue, row
@@ -63,11 +65,14 @@ const (
 
 func (s stall) called() bool { return s.drops >= stalledDrops && s.span >= stalledSpan }
 
-// worse orders stalls: a called one before one that is not, then by drops, by
-// span, and by name so that equal ones do not alternate.
+// worse orders stalls: a called one before one that is not, data before a ping,
+// then by drops, by span, and by name so that equal ones do not alternate.
 func (s stall) worse(than stall) bool {
 	if s.called() != than.called() {
 		return s.called()
+	}
+	if s.echo != than.echo {
+		return than.echo
 	}
 	if s.drops != than.drops {
 		return s.drops > than.drops
@@ -81,10 +86,10 @@ func (s stall) worse(than stall) bool {
 // stallOf is the streak of a flow as of now, as far as it lies in the window;
 // grown is by how much the streak grew within it.
 func stallOf(k bpf.FlowKey, v bpf.FlowValue, now, grown uint64) (stall, bool) {
-	if v.Streak == 0 || now-v.StreakLastNs >= window {
+	if v.Streak == 0 || age(now, v.StreakLastNs) >= window {
 		return stall{}, false
 	}
-	s := stall{flow: flowText(k), drops: min(uint64(v.Streak), grown), onset: v.StreakFirstNs}
+	s := stall{flow: flowText(k), drops: min(uint64(v.Streak), grown), onset: v.StreakFirstNs, echo: k.Protocol == 1 || k.Protocol == 58}
 	first := v.StreakFirstNs
 	if now > window && first < now-window {
 		first = now - window

@@ -55,6 +55,8 @@ type place struct {
 	senderIsPod bool
 	// overlay is the key of the overlay that wrapped the packet; empty for none.
 	overlay string
+	// candidates are the keys of the overlays that may have done so.
+	candidates []string
 }
 
 func (k placeKey) subject(device string) evidence.Subject {
@@ -133,8 +135,12 @@ func (l *locator) locate(k bpf.DropKey, v bpf.DropValue) (place, located) {
 		// Packets *to* a pod whose own device is the limit are that pod's trouble.
 		p.key.pod, _ = l.pods.PodByNetns(p.key.netns)
 	}
-	if overlay, ok := l.overlay(k); ok {
-		p.overlay = overlay.Key()
+	found := l.overlays(k)
+	for _, d := range found {
+		p.candidates = append(p.candidates, d.Key())
+	}
+	if len(found) == 1 {
+		p.overlay = found[0].Key()
 	}
 	return p, isPlace
 }
@@ -164,11 +170,13 @@ func (l *locator) sender(k bpf.DropKey) string {
 	return uid
 }
 
-// overlay finds the device that wrapped the packets of a row. Without an id to go
-// by, the only candidate is taken; of several none is.
-func (l *locator) overlay(k bpf.DropKey) (link.Device, bool) {
-	if k.TunnelKind == bpf.TunnelNone {
-		return link.Device{}, false
+// overlays finds the devices that may have wrapped the packets of a row: the one,
+// or, without an id to go by, all of that kind.
+func (l *locator) overlays(k bpf.DropKey) []link.Device {
+	// What is forwarded was wrapped elsewhere: what the node wraps itself leaves by
+	// IP's output.
+	if k.TunnelKind == bpf.TunnelNone || k.Class == bpf.ClassForward {
+		return nil
 	}
 	var found []link.Device
 	for _, d := range l.devices.Overlays() {
@@ -183,10 +191,7 @@ func (l *locator) overlay(k bpf.DropKey) (link.Device, bool) {
 		}
 		found = append(found, d)
 	}
-	if len(found) != 1 {
-		return link.Device{}, false
-	}
-	return found[0], true
+	return found
 }
 
 func carriesID(kind uint8) bool {

@@ -52,7 +52,19 @@ func (p *Probe) Sample(ctx context.Context, dst *evidence.Sample) error {
 	errs = append(errs, p.sampleNode(dst, s, res))
 	samplePlaces(dst, s, res)
 	for _, d := range p.inventory().Overlays() {
+		if res.ambiguous[d.Key()] {
+			blindOverlay(observeOverlay(dst, s, d), "packets of this overlay or of another of its kind were dropped; nothing tells which")
+			continue
+		}
 		sampleOverlay(dst, s, d, res.overlays[d.Key()])
+	}
+	for k := range res.gone {
+		errs = append(errs, p.kernel.DeleteDrop(k))
+	}
+	for k, v := range r.flows {
+		if res.gone[v.Row] {
+			errs = append(errs, p.kernel.DeleteFlow(k))
+		}
 	}
 	for _, k := range stale(r, p.capacity()) {
 		errs = append(errs, p.kernel.DeleteDrop(k))

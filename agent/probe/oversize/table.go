@@ -20,6 +20,15 @@ type reading struct {
 	flows map[bpf.FlowKey]bpf.FlowValue
 }
 
+// age is how long ago something was, in nanoseconds; 0 for what came after the
+// clock was read, as drops do while the maps are.
+func age(now, at uint64) uint64 {
+	if at >= now {
+		return 0
+	}
+	return now - at
+}
+
 // tally is what was dropped at one place, or after encapsulation by one overlay.
 type tally struct {
 	total, window  uint64
@@ -28,16 +37,23 @@ type tally struct {
 	last, onset    uint64
 	adapted        uint64
 	worst          stall
-	senderIsPod    bool
-	site           string
-	siteDrops      uint64
-	place          place
+	// recent is set once lengths and limit are of drops within the window.
+	recent      bool
+	senderIsPod bool
+	site        string
+	siteDrops   uint64
+	place       place
 }
 
 // result is a reading, put in order.
 type result struct {
 	places   map[placeKey]*tally
 	overlays map[string]*tally
+	// ambiguous are overlays of which one, but not which, wrapped what was dropped
+	// within the window.
+	ambiguous map[string]bool
+	// gone are rows of a pod whose network namespace another pod has by now.
+	gone map[bpf.DropKey]bool
 	// unjudged counts drops at size checks of which nothing says the limit.
 	unjudged uint64
 }
@@ -48,6 +64,9 @@ type table struct {
 	rows    map[bpf.DropKey]*series
 	streaks map[bpf.FlowKey]*series
 	moved   map[bpf.FlowKey]move
+	// owners are the pods that a row's network namespaces belonged to when it was
+	// first seen: the kernel gives their numbers away again at once.
+	owners map[bpf.DropKey][2]string
 }
 
 // A move is a number of drops that were counted before the sender of their flow
@@ -66,16 +85,20 @@ func newTable() *table {
 		rows:    map[bpf.DropKey]*series{},
 		streaks: map[bpf.FlowKey]*series{},
 		moved:   map[bpf.FlowKey]move{},
+		owners:  map[bpf.DropKey][2]string{},
 	}
 }
 
 func (t *table) order(r reading, l *locator) result {
-	out := result{places: map[placeKey]*tally{}, overlays: map[string]*tally{}}
+	out := result{places: map[placeKey]*tally{}, overlays: map[string]*tally{}, ambiguous: map[string]bool{}, gone: t.disown(r, l)}
 	rows := t.withMoves(r)
+	for k := range out.gone {
+		delete(rows, k)
+	}
 	t.forget(rows, r.flows)
 	for k, v := range rows {
 		grown := t.seriesOf(k).add(r.now, v.Count, 0)
-		if r.now-v.LastNs >= window {
+		if age(r.now, v.LastNs) >= window {
 			grown = 0
 		}
 		p, verdict := l.locate(k, v)
@@ -86,8 +109,13 @@ func (t *table) order(r reading, l *locator) result {
 		case notOversize:
 			continue
 		}
-		if r.now-v.LastNs < retention {
+		if age(r.now, v.LastNs) < retention {
 			merge(out.places, p.key, p, v, grown)
+		}
+		if grown > 0 && len(p.candidates) > 1 {
+			for _, key := range p.candidates {
+				out.ambiguous[key] = true
+			}
 		}
 		if p.overlay != "" {
 			merge(out.overlays, p.overlay, p, v, grown)
@@ -100,7 +128,7 @@ func (t *table) order(r reading, l *locator) result {
 }
 
 func (t *table) addFlow(out *result, now uint64, k bpf.FlowKey, v bpf.FlowValue, l *locator) {
-	if v.Drops == 0 || now-v.LastNs >= retention {
+	if v.Drops == 0 || age(now, v.LastNs) >= retention || out.gone[v.Row] {
 		return
 	}
 	s, ok := t.streaks[k]
@@ -126,7 +154,7 @@ func (t *table) addFlow(out *result, now uint64, k bpf.FlowKey, v bpf.FlowValue,
 		if tl == nil {
 			continue
 		}
-		if v.AdaptedNs != 0 && now-v.AdaptedNs < window {
+		if v.AdaptedNs != 0 && age(now, v.AdaptedNs) < window {
 			tl.adapted++
 		}
 		if st, ok := stallOf(k, v, now, grown); ok && (tl.worst.drops == 0 || st.worse(tl.worst)) {
@@ -146,10 +174,16 @@ func merge[K comparable](into map[K]*tally, key K, p place, v bpf.DropValue, gro
 	}
 	t.total += v.Count
 	t.window += grown
-	t.lenMin = min(t.lenMin, v.LenMin)
-	t.lenMax = max(t.lenMax, v.LenMax)
-	if p.limit != 0 && (t.limit == 0 || p.limit < t.limit) {
-		t.limit = p.limit
+	if grown > 0 && !t.recent {
+		t.recent, t.lenMin, t.lenMax, t.limit = true, v.LenMin, 0, 0
+	}
+	// What was dropped longer ago says nothing of what is dropped now.
+	if grown > 0 || !t.recent {
+		t.lenMin = min(t.lenMin, v.LenMin)
+		t.lenMax = max(t.lenMax, v.LenMax)
+		if p.limit != 0 && (t.limit == 0 || p.limit < t.limit) {
+			t.limit = p.limit
+		}
 	}
 	if grown > 0 && (t.onset == 0 || v.OnsetNs < t.onset) {
 		t.onset = v.OnsetNs
@@ -158,6 +192,33 @@ func merge[K comparable](into map[K]*tally, key K, p place, v bpf.DropValue, gro
 	if v.Count >= t.siteDrops {
 		t.siteDrops, t.site = v.Count, p.key.function+" on "+p.device
 	}
+}
+
+// disown finds the rows whose network namespaces are another pod's by now.
+func (t *table) disown(r reading, l *locator) map[bpf.DropKey]bool {
+	gone := map[bpf.DropKey]bool{}
+	for k := range r.rows {
+		var now [2]string
+		for i, netns := range [2]uint32{k.SenderNetns, k.LimitNetns} {
+			now[i], _ = l.pods.PodByNetns(netns)
+		}
+		was := t.owners[k]
+		for i := range now {
+			if was[i] != "" && now[i] != "" && was[i] != now[i] {
+				gone[k] = true
+			}
+			if now[i] == "" {
+				now[i] = was[i]
+			}
+		}
+		t.owners[k] = now
+	}
+	for k := range t.owners {
+		if _, ok := r.rows[k]; !ok || gone[k] {
+			delete(t.owners, k)
+		}
+	}
+	return gone
 }
 
 // withMoves returns the rows with the drops of each flow at the sender that was
@@ -253,7 +314,7 @@ func stale(r reading, capacity int) []bpf.DropKey {
 	}
 	var old []bpf.DropKey
 	for k, v := range r.rows {
-		if r.now-v.LastNs >= retention {
+		if age(r.now, v.LastNs) >= retention {
 			old = append(old, k)
 		}
 	}

@@ -139,7 +139,7 @@ func (w *watcher) tick() bool {
 	suspects := false
 	called := map[bpf.FlowKey]bool{}
 	for k, v := range flows {
-		if v.Streak < 2 || now-v.StreakLastNs >= window {
+		if v.Streak < 2 || age(now, v.StreakLastNs) >= window {
 			continue
 		}
 		suspects = true
