@@ -47,8 +47,10 @@ type source struct {
 }
 
 // askAll asks the sources at the same time. Unless everybody is asked, those
-// that did not answer this generation are left out, so that a confirming round
-// need not wait for a time-out. It returns the generation that was asked for.
+// that did not answer this generation get half a second only, and none at all
+// once they are known to be dead, so that a confirming round need not wait for a
+// time-out. They are asked, because one lost packet of the only honest server
+// must not let the others agree. It returns the generation that was asked for.
 func (p *Probe) askAll(ctx context.Context, samples int, everybody bool) uint64 {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -66,12 +68,18 @@ func (p *Probe) askAll(ctx context.Context, samples int, everybody bool) uint64 
 	p.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, s := range p.sources {
-		if !everybody && !p.answered(s) {
+		answered, dead := p.lately(s)
+		if !everybody && dead {
 			continue
 		}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			if !everybody && !answered {
+				defer time.AfterFunc(p.pace.confirm, cancel).Stop()
+			}
 			p.ask(ctx, s, samples, generation, round)
 		}()
 	}
@@ -79,10 +87,13 @@ func (p *Probe) askAll(ctx context.Context, samples int, everybody bool) uint64 
 	return generation
 }
 
-func (p *Probe) answered(s *source) bool {
+// lately says whether a source has answered in this generation, and whether it
+// has not done so for so many rounds that it is taken for dead.
+func (p *Probe) lately(s *source) (answered, dead bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return s.last != nil && s.generation == p.generation
+	answered = s.last != nil && s.generation == p.generation
+	return answered, !answered && s.misses >= p.pace.misses
 }
 
 // ask takes samples of one source and keeps the one with the least delay.

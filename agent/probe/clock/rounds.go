@@ -59,8 +59,9 @@ type voteState struct {
 	// round numbers the rounds, inGeneration those of the present generation.
 	round        uint64
 	inGeneration int
-	// agreeing counts consecutive compatible rounds.
-	agreeing int
+	// agreeing counts consecutive compatible rounds, unheard those that brought too
+	// few new answers to count.
+	agreeing, unheard int
 	// skewed is the condition clock.offset; exceeding is since when the offset is
 	// over the limit without interruption, 0 when it is not.
 	skewed    bool
@@ -72,7 +73,7 @@ type voteState struct {
 // renew forgets what was measured. The condition stays until a measurement says
 // otherwise: that nothing is known any more does not mend a clock.
 func (v *voteState) renew() {
-	v.outcome, v.concluded, v.agreeing, v.inGeneration = outcome{}, false, 0, 0
+	v.outcome, v.concluded, v.agreeing, v.unheard, v.inGeneration = outcome{}, false, 0, 0, 0
 }
 
 func (p *Probe) voteLoop(ctx context.Context, wake func()) error {
@@ -136,23 +137,34 @@ func (p *Probe) conclude(generation uint64) conclusion {
 	readings, retry := p.readingsLocked(now)
 	v.outcome, v.concluded, v.boottime, v.rung = vote(readings), true, now, rungOf(readings)
 	v.inGeneration++
+	// What was kept from an earlier round agrees with itself: only what was said
+	// anew, by as many as make a majority, confirms.
+	heard := heardAnew(readings, v.outcome) >= leastMajority
+	v.unheard++
+	if heard {
+		v.unheard = 0
+	}
 	switch {
 	case !v.outcome.majority:
 		v.agreeing = 0
 	case had && before.majority &&
 		before.span.widen(time.Duration(now-beforeAt), max(maxSlew, p.drift.bound(phi))).meets(v.outcome.span):
-		v.agreeing++
+		if heard {
+			v.agreeing++
+		}
 	default:
 		// Something happened that no step announced: a paused guest, a spike.
 		v.agreeing = 1
 		p.drift.cut()
 	}
-	if v.outcome.majority {
+	if v.outcome.majority && heard {
 		p.drift.add(driftPoint{
 			raw:    p.clock.MonotonicRaw(),
 			offset: v.outcome.span.middle(),
 			noise:  noiseOf(readings, v.outcome),
 		}, strings.Join(v.outcome.agreeingSources, " "))
+	}
+	if v.outcome.majority {
 		p.judgeLocked(now)
 	}
 	c := conclusion{changed: !had || before.summary() != v.outcome.summary() || wasSkewed != v.skewed ||
@@ -160,7 +172,7 @@ func (p *Probe) conclude(generation uint64) conclusion {
 	switch {
 	case v.outcome.majority && v.agreeing == 1 && v.inGeneration == 1:
 		c.next, c.confirm = p.pace.confirm, true
-	case v.outcome.majority && v.agreeing == 1:
+	case v.outcome.majority && v.agreeing == 1 && v.unheard <= p.pace.misses:
 		c.next = p.pace.again
 	case !v.outcome.majority && v.outcome.total > 1 && v.inGeneration <= p.pace.misses:
 		c.next = p.pace.again
@@ -195,6 +207,7 @@ func (p *Probe) judgeLocked(now uint64) {
 // readingsLocked collects the intervals of now. retry says that a source which
 // usually answers has not, so that the next round should not wait long.
 func (p *Probe) readingsLocked(now uint64) (readings []reading, retry bool) {
+	groups := map[string]string{} // by the address that answered
 	for _, s := range p.sources {
 		if s.last == nil || s.generation != p.generation {
 			continue
@@ -212,12 +225,32 @@ func (p *Probe) readingsLocked(now uint64) (readings []reading, retry bool) {
 			rate = p.drift.bound(maxSlew)
 			retry = retry || s.gap == 0
 		}
+		// One server under two names is one voice (pools hand out servers that are
+		// known by their own names as well).
+		group, known := groups[s.last.remote]
+		if !known {
+			group = s.server.Group
+		}
+		if s.last.remote != "" {
+			groups[s.last.remote] = group
+		}
 		readings = append(readings, reading{
-			group: s.server.Group, name: s.server.key(), local: s.local,
+			group: group, name: s.server.key(), local: s.local, anew: s.round == p.vote.round,
 			span: s.last.span.widen(age, rate), delay: s.last.delay,
 		})
 	}
 	return readings, retry
+}
+
+// heardAnew counts the groups of the majority that answered in this round.
+func heardAnew(readings []reading, o outcome) int {
+	groups := map[string]bool{}
+	for _, r := range readings {
+		if r.anew && o.states[r.name] == stateAgrees {
+			groups[r.group] = true
+		}
+	}
+	return len(groups)
 }
 
 // noiseOf is half the least delay of the sources that agree.

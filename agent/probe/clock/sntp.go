@@ -65,6 +65,8 @@ type sample struct {
 	boottime, raw uint64
 	// rung is how it was measured.
 	rung string
+	// remote is the address that answered; empty for a local source.
+	remote string
 }
 
 // DialFunc opens a connection, as net.Dialer.DialContext does.
@@ -153,7 +155,7 @@ func (c *sntpClient) exchange(ctx context.Context, address string) (sample, stri
 		return sample{}, remote, fmt.Errorf("%w: %d time stamps of our own, want 2", errInvalid, len(raws))
 	}
 	s, err := measure(response, time.Duration(raws[1]-raws[0]))
-	s.boottime, s.raw, s.rung = boottime, raws[1], rungSNTP
+	s.boottime, s.raw, s.rung, s.remote = boottime, raws[1], rungSNTP, remote
 	return s, remote, err
 }
 

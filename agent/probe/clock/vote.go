@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// leastMajority is the smallest number of groups that vote makes a majority of.
+const leastMajority = 2
+
 // States of a source, as the item clock.source_state spells them.
 const (
 	stateAgrees      = "agrees"
@@ -30,6 +33,8 @@ type reading struct {
 	// delay is the round trip; local says that none was needed.
 	delay time.Duration
 	local bool
+	// anew says that it was said in this round, not kept from an earlier one.
+	anew bool
 }
 
 // An outcome is what a vote decided.
