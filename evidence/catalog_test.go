@@ -76,3 +76,14 @@ func TestEpisodeIDIsStableAndSeparatesItsParts(t *testing.T) {
 	require.NotEqual(t, id, EpisodeID("uidb", "oot", "clock.offset", "node", "node", 7))
 	require.NotEqual(t, id, EpisodeID("uid", "boot", "clock.offset", "node", "node", 8))
 }
+
+// The aggregator finds the onset of a verdict by it.
+func TestAConditionIsNamedAsTheItemsThatItIsAbout(t *testing.T) {
+	for _, c := range conditionTable {
+		found := false
+		for _, it := range itemTable {
+			found = found || it.Subject == c.Subject && strings.HasPrefix(it.Name, c.Name)
+		}
+		require.True(t, found, "no item about a %s begins with %q", c.Subject, c.Name)
+	}
+}

@@ -106,6 +106,9 @@ type Engine struct {
 
 // A track is what the loop knows of a node.
 type track struct {
+	// uid is of the machine that generation is of: another one of the same name
+	// counts from the start.
+	uid        string
 	generation uint64
 	expires    time.Time
 	batchAt    time.Time
@@ -260,11 +263,11 @@ func (e *Engine) evaluate(ctx context.Context, name string) {
 	}
 	now := e.cfg.Now()
 	due := !t.expires.IsZero() && !now.Before(t.expires)
-	if view.Generation() == t.generation && !due && len(t.entries) == 0 {
+	if view.Generation() == t.generation && view.Node.UID == t.uid && !due && len(t.entries) == 0 {
 		return
 	}
 	fresh := view.BatchAt().After(t.batchAt)
-	t.generation, t.expires, t.batchAt = view.Generation(), view.Expires(), view.BatchAt()
+	t.uid, t.generation, t.expires, t.batchAt = view.Node.UID, view.Generation(), view.Expires(), view.BatchAt()
 
 	l := &look{view: view, now: now, shows: map[string]*entry{}}
 	done := map[string]bool{}

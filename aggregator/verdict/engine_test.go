@@ -276,6 +276,23 @@ func TestEvidenceOfOneNodeStaysOutOfAnothersVerdicts(t *testing.T) {
 	}
 }
 
+func TestAMachineThatTakesTheNameOfAnotherIsLookedAt(t *testing.T) {
+	b := newBench(t, nil)
+	b.report("n1", right, nil)
+	require.Empty(t, b.engine.Verdicts(Filter{}))
+	// Both have sent one batch, so that the generations of their evidence agree.
+	batch := &evidencev1.Batch{NodeUid: "uid-new", BootId: "k2/1", Sequence: 1, Kind: evidencev1.Batch_FULL,
+		Probes: []*evidencev1.ProbeStatus{{Name: "clock", State: evidencev1.ProbeStatus_OK, SampledBoottimeNanoseconds: b.boottime()}},
+		Observations: []*evidencev1.Observation{{Probe: "clock", Subject: evidence.Node().Proto(), ObservedBoottimeNanoseconds: b.boottime(), Items: []*evidencev1.Item{
+			{Id: uint32(evidence.ClockOffsetAtLeastSeconds), State: &evidencev1.Item_Number{Number: 7}}}}}}
+	info := b.info("n1")
+	info.UID = "uid-new"
+	_, err := b.state.Apply(info, b.now, &evidencev1.PushRequest{Batch: batch, SentBoottimeNanoseconds: b.boottime()})
+	require.NoError(t, err)
+	b.engine.evaluate(context.Background(), "n1")
+	b.looks("firing", "likely")
+}
+
 func TestSignatureThatPanicsCostsOnlyItself(t *testing.T) {
 	other := newSkew(func(s *signature.Signature) { s.ID = "identity/other" })
 	b := newBench(t, func(b *bench, c *Config) { c.Rules = append(c.Rules, other.rule()) })

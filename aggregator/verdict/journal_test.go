@@ -208,14 +208,20 @@ func TestOnset(t *testing.T) {
 		{"the earliest of several", func(b *bench) func(*evidencev1.Batch) {
 			return func(batch *evidencev1.Batch) {
 				b.episode("late", evidence.ConditionClockOffset, time.Second, nil)(batch)
-				b.episode("early", evidence.ConditionClockStep, ago, nil)(batch)
+				b.episode("early", evidence.ConditionClockOffset, ago, nil)(batch)
 			}
 		}, -ago, "early"},
+		{"another condition of the same probe, such as a step of a millisecond", func(b *bench) func(*evidencev1.Batch) {
+			return func(batch *evidencev1.Batch) {
+				b.episode("step", evidence.ConditionClockStep, time.Minute, nil)(batch)
+				b.episode("offset", evidence.ConditionClockOffset, ago, nil)(batch)
+			}
+		}, -ago, "offset"},
 		{"an episode of another measurement", func(b *bench) func(*evidencev1.Batch) {
 			return b.episode("e", evidence.ConditionOversizeStalledFlow, ago, nil)
 		}, 0, ""},
 		{"an episode that has ended", func(b *bench) func(*evidencev1.Batch) {
-			return b.episode("e", evidence.ConditionClockStep, ago, func(e *evidencev1.Episode) { e.ClosedBoottimeNanoseconds = b.boottime() - 1 })
+			return b.episode("e", evidence.ConditionClockOffset, ago, func(e *evidencev1.Episode) { e.ClosedBoottimeNanoseconds = b.boottime() - 1 })
 		}, 0, ""},
 		{"one on the node's own clock, when there is no other", func(b *bench) func(*evidencev1.Batch) {
 			return b.episode("e", evidence.ConditionClockOffset, ago, func(e *evidencev1.Episode) { e.BootId = "earlier/1" })

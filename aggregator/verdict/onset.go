@@ -9,7 +9,6 @@ import (
 
 	"github.com/plumb-dev/plumb/aggregator/signature"
 	"github.com/plumb-dev/plumb/aggregator/state"
-	"github.com/plumb-dev/plumb/evidence"
 )
 
 // lostSightGrace is how long an episode that nobody saw end still gives its
@@ -28,7 +27,7 @@ func (e *Engine) findOnset(en *entry, view *state.View, f finding, began bool) b
 		if !ep.ClosedAt.IsZero() && (!ep.LostSight || view.At.Sub(ep.ClosedAt) > lostSightGrace) {
 			continue
 		}
-		if !e.related(view, f.results, *ep) {
+		if !related(f.results, *ep) {
 			continue
 		}
 		if ep.OnsetClaimed && claimed == nil {
@@ -47,11 +46,12 @@ func (e *Engine) findOnset(en *entry, view *state.View, f finding, began bool) b
 	return !began
 }
 
-// related says whether a condition is of the measurement that a true clause
-// read: the same probe, and the subject that was read or something that belongs
-// to it.
-func (e *Engine) related(view *state.View, results []signature.Result, ep state.Episode) bool {
-	probe, _, _ := strings.Cut(ep.Condition, ".")
+// related says whether a true clause rests on the condition: it read, of the very
+// subject, an item that the condition is about, which the catalogue names after
+// it. Less would not do: the node's counters are read for many causes, and a
+// stall on one device that has lasted for hours is not the beginning of another
+// device's trouble.
+func related(results []signature.Result, ep state.Episode) bool {
 	for _, r := range results {
 		if r.Grade < signature.Suspected {
 			continue
@@ -61,15 +61,11 @@ func (e *Engine) related(view *state.View, results []signature.Result, ep state.
 				continue
 			}
 			for _, read := range c.Reads {
-				if read.Item.Probe() == probe && e.belongs(view, ep.Subject, read.Subject) {
+				if read.Subject.Kind == ep.Subject.Kind && read.Subject.Key == ep.Subject.Key && strings.HasPrefix(read.Item.Name, ep.Condition) {
 					return true
 				}
 			}
 		}
 	}
 	return false
-}
-
-func (e *Engine) belongs(view *state.View, inner, outer evidence.Subject) bool {
-	return within(e.cfg.Catalog, view, inner, outer)
 }

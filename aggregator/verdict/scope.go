@@ -94,31 +94,6 @@ func deviceOf(catalog *evidence.Catalog, view *state.View, subject evidence.Subj
 	return at
 }
 
-// within says whether inner is outer or something that belongs to it.
-func within(catalog *evidence.Catalog, view *state.View, inner, outer evidence.Subject) bool {
-	if outer.Kind == evidence.SubjectNode {
-		return true
-	}
-	at := inner
-	for {
-		if at.Kind == outer.Kind {
-			return at.Key == outer.Key
-		}
-		kind, ok := catalog.Subject(at.Kind)
-		if !ok || kind.Parent == "" {
-			return false
-		}
-		if kind.Parent == outer.Kind {
-			return at.ParentKey == outer.Key
-		}
-		parent, ok := view.Parent(at, kind.Parent)
-		if !ok {
-			return false
-		}
-		at = parent
-	}
-}
-
 // byStrength sorts results so that the one that speaks for the scope is first:
 // highest grade, then most bans, then subject. A refutation speaks for the scope
 // only when nothing holds on it.
