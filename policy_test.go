@@ -43,7 +43,8 @@ type rule struct {
 func rules() []rule {
 	return []rule{
 		{name: "the agent runs no external commands", under: "agent", deny: []string{"os/exec"}},
-		{name: "the agent has no access to the Kubernetes API", under: "agent", deny: []string{"k8s.io/"}, tests: true},
+		{name: "the agent has no access to the Kubernetes API", under: "agent", deny: []string{"k8s.io/", "sigs.k8s.io/"}, tests: true},
+		{name: "the aggregator runs no external commands", under: "aggregator", deny: []string{"os/exec"}},
 		{name: "the agent does not know the aggregator", under: "agent", deny: []string{module + "aggregator"}, tests: true},
 		{name: "the aggregator does not know the agent", under: "aggregator", deny: []string{module + "agent", module + "bpf"}, tests: true},
 		{name: "the vocabulary knows neither side", under: "evidence", deny: []string{module + "agent", module + "aggregator", module + "bpf", module + "signatures"}, tests: true},
@@ -53,6 +54,8 @@ func rules() []rule {
 		{name: "ingest comes before state", under: "aggregator/ingest", deny: []string{module + "aggregator/signature", module + "aggregator/verdict", module + "aggregator/api"}},
 		{name: "state comes before matching", under: "aggregator/state", deny: []string{module + "aggregator/signature", module + "aggregator/verdict", module + "aggregator/api"}},
 		{name: "matching comes before verdicts", under: "aggregator/signature", deny: []string{module + "aggregator/verdict", module + "aggregator/ingest", module + "aggregator/bus"}},
+		{name: "verdicts do not know where batches come from and what keeps them", under: "aggregator/verdict", deny: []string{module + "aggregator/ingest", module + "aggregator/bus"}},
+		{name: "the bus carries bytes and knows nobody", under: "aggregator/bus", deny: []string{module + "aggregator", module + "evidence"}},
 		{name: "helpers serve, they know nobody", under: "internal/testutils", deny: []string{module + "agent", module + "aggregator"}},
 		{name: "tests use require", under: ".", deny: []string{"github.com/stretchr/testify/assert"}, tests: true},
 	}
@@ -155,6 +158,16 @@ func TestEveryFileHasItsLicenceHeader(t *testing.T) {
 		head := string(raw[:min(len(raw), 600)])
 		require.Contains(t, head, "// Copyright The Plumb Authors.\n// SPDX-License-Identifier: Apache-2.0\n", "%s has no licence header", path)
 	}
+	for _, pattern := range []string{"Makefile", ".golangci.yaml", ".ci/run", "test/run", "evidence/*.yaml", "evidence/v1/*.proto", "aggregator/api/v1/*.proto", "signatures/*/*.yaml"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, files, pattern)
+		for _, path := range files {
+			raw, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Regexp(t, `(?m)^(#|//) Copyright The Plumb Authors\.\n(#|//) SPDX-License-Identifier: Apache-2\.0$`, string(raw[:min(len(raw), 300)]), path)
+		}
+	}
 	for _, pattern := range []string{"bpf/*.c", "bpf/include/*.h"} {
 		sources, err := filepath.Glob(pattern)
 		require.NoError(t, err)
@@ -171,19 +184,47 @@ func TestEveryFileHasItsLicenceHeader(t *testing.T) {
 	}
 }
 
-// The tree must not carry marks of unfinished work, nor a path of somebody's
-// machine.
+// The tree must not carry marks of unfinished work.
 func TestNothingUnfinishedIsLeftInTheTree(t *testing.T) {
-	marks := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b`)
-	for _, path := range goFiles(t) {
+	marks := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b|(?i)\b(place` + `holder|for ` + `now|not ` + `implemented)\b`)
+	texts := goFiles(t)
+	for _, pattern := range []string{"*.md", "docs/*.md", "signatures/*.md", "Makefile", ".ci/run", "test/run", "bpf/*.c", "bpf/include/*.h", "evidence/*.yaml", "evidence/v1/*.proto", "aggregator/api/v1/*.proto", "signatures/*/*.yaml"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, files, pattern)
+		texts = append(texts, files...)
+	}
+	for _, path := range texts {
 		raw, err := os.ReadFile(path)
 		require.NoError(t, err)
+		if strings.HasSuffix(path, ".go") && generated(raw) {
+			continue
+		}
 		require.Empty(t, marks.FindString(string(raw)), path)
 	}
 }
 
-// package state is how one test leaks into another; only immutable tables and
-// sentinel errors are allowed at package level, and no init functions.
+func TestLinksOfTheDocumentsResolve(t *testing.T) {
+	links := regexp.MustCompile(`\]\(([^)#\s]+)`)
+	for _, pattern := range []string{"*.md", "docs/*.md", "signatures/*.md"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, files, pattern)
+		for _, path := range files {
+			raw, err := os.ReadFile(path)
+			require.NoError(t, err)
+			for _, link := range links.FindAllStringSubmatch(string(raw), -1) {
+				if !strings.Contains(link[1], "://") {
+					_, err := os.Stat(filepath.Join(filepath.Dir(path), link[1]))
+					require.NoError(t, err, "%s links to it", path)
+				}
+			}
+		}
+	}
+}
+
+// Package state is how one test leaks into another, and init functions are how
+// it gets there unseen.
 func TestNoInitFunctions(t *testing.T) {
 	for _, path := range goFiles(t) {
 		raw, err := os.ReadFile(path)

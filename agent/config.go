@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/plumb-dev/plumb/agent/probe/clock"
+	"github.com/plumb-dev/plumb/internal/mss"
 )
 
 // Config is what the agent is told by flags and environment; it has no file.
@@ -74,10 +77,21 @@ func (c Config) Validate() error {
 			return fmt.Errorf("--probes: there is no probe %q; there are %s", p, strings.Join(probeNames(), ", "))
 		}
 	}
-	for flag, d := range map[string]time.Duration{"--interval": c.Interval, "--push-interval": c.PushInterval} {
-		if d < time.Second || d > 5*time.Minute {
-			return fmt.Errorf("%s %s: give 1s to 5m", flag, d)
+	for _, of := range []struct {
+		flag string
+		d    time.Duration
+	}{{"--interval", c.Interval}, {"--push-interval", c.PushInterval}} {
+		if of.d < time.Second || of.d > 5*time.Minute {
+			return fmt.Errorf("%s %s: give 1s to 5m", of.flag, of.d)
 		}
+	}
+	for _, server := range c.TimeServers {
+		if _, err := clock.ParseServer(server); err != nil {
+			return fmt.Errorf("--time-server: %w", err)
+		}
+	}
+	if err := mss.Check(c.MaxSegment); err != nil {
+		return fmt.Errorf("--max-segment: %w", err)
 	}
 	for _, a := range c.Aggregators {
 		u, err := url.Parse(a)

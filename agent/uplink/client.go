@@ -275,6 +275,9 @@ func (c *Client) loadAuthorities() error {
 		}
 	}
 	pinned, err := parseAuthorities(data)
+	if err != nil && len(c.cfg.CAPEM) == 0 {
+		return fmt.Errorf("read CA file %s: %w", c.cfg.CAFile, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -95,8 +95,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return trouble(stderr, err)
 	}
 	if *version {
-		fmt.Fprintln(stdout, "plumb-agent", buildinfo.Version())
+		fmt.Fprintln(stdout, "plumb-agent", buildinfo.String())
 		return exitFine
+	}
+	if *asJSON && !*check {
+		return trouble(stderr, errors.New("--json goes with --check only; evidence for programs is on /metrics"))
 	}
 	var slogLevel slog.Level
 	if err := slogLevel.UnmarshalText([]byte(*level)); err != nil {

@@ -86,6 +86,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&cfg.Tenant, "tenant", cfg.Tenant, "first part of the subjects on the bus")
 	flags.StringVar(&cfg.Cluster, "cluster", "", "name of the cluster; none: as the nodes file says")
 	flags.DurationVar(&cfg.Interval, "interval", cfg.Interval, "time between two batches of an agent; a node is silent after three")
+	var id logging.Identity
+	var zone logging.Zone
+	flags.StringVar(&id.Node, "node-name", "", "name of the node that this runs on, for the log; in Kubernetes spec.nodeName by the downward API")
+	flags.StringVar(&id.Pod, "pod-name", "", "name of its own pod, for the log")
+	flags.StringVar(&id.Namespace, "pod-namespace", "", "namespace of its own pod, for the log")
+	ownZone := flags.String("zone", "", "zone that this runs in, for the log")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	check := flags.Bool("check", false, "read every file that the flags name, say what is wrong, and exit")
 	version := flags.Bool("version", false, "print the version and exit")
@@ -105,9 +111,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err := slogLevel.UnmarshalText([]byte(*level)); err != nil {
 		return trouble(stderr, fmt.Errorf("--log-level %q: give debug, info, warn or error", *level))
 	}
-	cfg.Log = logging.New(stderr, slogLevel, logging.Identity{
-		Namespace: os.Getenv("POD_NAMESPACE"), Pod: os.Getenv("POD_NAME"), Node: os.Getenv("NODE_NAME"),
-	}, nil)
+	zone.Set(*ownZone)
+	cfg.Log = logging.New(stderr, slogLevel, id, &zone)
 	if *check {
 		if err := aggregator.Check(cfg); err != nil {
 			return trouble(stderr, err)

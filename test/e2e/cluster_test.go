@@ -247,13 +247,18 @@ func (c *cluster) role(m *machine, name, role string, args ...string) *process {
 }
 
 func get(m *machine, url string) bool {
+	cmd, err := getCommand(m, url)
+	return err == nil && cmd.Run() == nil
+}
+
+func getCommand(m *machine, url string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return false
+		return nil, err
 	}
 	cmd := m.command(self, url)
 	cmd.Env = append(os.Environ(), "PLUMB_E2E_ROLE=http-get")
-	return cmd.Run() == nil
+	return cmd, nil
 }
 
 // inPod starts a traffic program inside a pod, in a cgroup named as the kubelet

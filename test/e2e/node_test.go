@@ -181,6 +181,19 @@ func (p *process) kill() {
 	<-p.done
 }
 
+// term is SIGTERM to the program itself; nsenter only waits for it.
+func (p *process) term() {
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.cmd.Process.Pid, p.cmd.Process.Pid))
+	if err != nil {
+		return // it has ended
+	}
+	for _, child := range strings.Fields(string(children)) {
+		if pid, err := strconv.Atoi(child); err == nil {
+			_ = unix.Kill(pid, unix.SIGTERM)
+		}
+	}
+}
+
 func (p *process) running() bool {
 	select {
 	case <-p.done:

@@ -56,7 +56,7 @@ func traffic(role string, args []string) int {
 	return 0
 }
 
-// httpGet URL: succeeds on status 200.
+// httpGet URL: prints the body and succeeds on status 200.
 func httpGet(args []string) error {
 	client := http.Client{Timeout: 2 * time.Second}
 	response, err := client.Get(args[0])
@@ -67,7 +67,8 @@ func httpGet(args []string) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("status %s", response.Status)
 	}
-	return nil
+	_, err = io.Copy(os.Stdout, response.Body)
+	return err
 }
 
 // tcpSink ADDRESS: takes what comes and counts it.
