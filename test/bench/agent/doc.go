@@ -9,4 +9,6 @@
 // runs:
 //
 //	go test -run '^$' -bench . -benchtime 1x -timeout 30m ./test/bench/agent
+//
+// PLUMB_BIN measures the binaries of a directory instead of those of the tree.
 package agent

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -84,19 +83,40 @@ func statusOf(b *testing.B, path string) map[string]uint64 {
 	return out
 }
 
-// report reports what was taken since before. Context switches of threads that
-// began and ended within are not in it.
-func (u usage) report(b *testing.B, before usage) {
-	wall := u.at.Sub(before.at)
-	share := func(d time.Duration) float64 { return 100 * d.Seconds() / wall.Seconds() }
-	b.ReportMetric(share(u.processor-before.processor), "core-%")
-	b.ReportMetric(share(u.user-before.user), "user-%")
-	b.ReportMetric(share(u.system-before.system), "system-%")
-	var switches uint64
-	for thread, n := range u.switches {
-		switches += n - before.switches[thread]
+// A share is what was taken within some time.
+type share struct {
+	wall, processor, user, system time.Duration
+	switches                      uint64
+}
+
+// since is what was taken after before. Context switches of threads that began
+// and ended within are not in it.
+func (u usage) since(before usage) share {
+	s := share{
+		wall: u.at.Sub(before.at), processor: u.processor - before.processor,
+		user: u.user - before.user, system: u.system - before.system,
 	}
-	b.ReportMetric(float64(switches)/wall.Seconds(), "switches/s")
+	for thread, n := range u.switches {
+		s.switches += n - before.switches[thread]
+	}
+	return s
+}
+
+func (s *share) add(o share) {
+	s.wall += o.wall
+	s.processor += o.processor
+	s.user += o.user
+	s.system += o.system
+	s.switches += o.switches
+}
+
+// report reports a share, and the memory as of u.
+func (u usage) report(b *testing.B, s share) {
+	percent := func(d time.Duration) float64 { return 100 * d.Seconds() / s.wall.Seconds() }
+	b.ReportMetric(percent(s.processor), "core-%")
+	b.ReportMetric(percent(s.user), "user-%")
+	b.ReportMetric(percent(s.system), "system-%")
+	b.ReportMetric(float64(s.switches)/s.wall.Seconds(), "switches/s")
 	b.ReportMetric(u.memory["VmRSS"], "RSS-MiB")
 	b.ReportMetric(u.memory["VmHWM"], "peak-RSS-MiB")
 	b.ReportMetric(u.memory["RssAnon"], "anonymous-MiB")
@@ -141,67 +161,10 @@ samples:
 	return total
 }
 
-// programs are the BPF programs that a process holds, by name.
-func programs(b *testing.B, pid int) map[string]*ebpf.Program {
-	b.Helper()
-	out := map[string]*ebpf.Program{}
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
-	require.NoError(b, err)
-	for _, path := range files {
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			continue // it was closed meanwhile
-		}
-		_, rest, found := strings.Cut(string(raw), "prog_id:")
-		if !found {
-			continue
-		}
-		id, err := strconv.ParseUint(strings.Fields(rest)[0], 10, 32)
-		require.NoError(b, err)
-		p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
-		if err != nil {
-			continue
-		}
-		info, err := p.Info()
-		require.NoError(b, err)
-		if old := out[info.Name]; old != nil {
-			old.Close()
-		}
-		out[info.Name] = p
-	}
-	b.Cleanup(func() {
-		for _, p := range out {
-			p.Close()
-		}
-	})
-	return out
-}
-
-// strangers is how many programs of the agent's kind others have loaded on this
-// kernel, which make every drop dearer.
-func strangers(own map[string]*ebpf.Program) int {
-	count := 0
-	for id := ebpf.ProgramID(0); ; {
-		next, err := ebpf.ProgramGetNextID(id)
-		if err != nil {
-			break
-		}
-		id = next
-		p, err := ebpf.NewProgramFromID(id)
-		if err != nil {
-			continue
-		}
-		if info, err := p.Info(); err == nil && strings.HasPrefix(info.Name, "kfree_skb") {
-			count++
-		}
-		p.Close()
-	}
-	for name := range own {
-		if strings.HasPrefix(name, "kfree_skb") {
-			count--
-		}
-	}
-	return count
+// othersDrops are the drops for size that the agent passed over because they are
+// of other nodes on the kernel.
+func othersDrops(s scraped) float64 {
+	return s.sum("plumb_bpf_oversize_events_total", `cause="other_node"`)
 }
 
 // counterOf reads a counter of /proc/net/snmp in the network namespace of a

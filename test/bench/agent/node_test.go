@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,10 +33,11 @@ const (
 // asked for, the aggregator. Interfaces, loopbacks left out: 110 pairs, bridge,
 // VXLAN and underlay.
 type node struct {
-	b       *testing.B
-	dir     string
-	machine *machine.Machine
-	far     *machine.Machine
+	b *testing.B
+	// dir is for what belongs to this run; bin has the binaries.
+	dir, bin string
+	machine  *machine.Machine
+	far      *machine.Machine
 }
 
 // newNode makes a node whose pods and overlay have these MTUs; the underlay has
@@ -44,15 +46,18 @@ func newNode(b *testing.B, podMTU, overlayMTU int) *node {
 	b.Helper()
 	testutils.SkipUnlessRoot(b)
 	n := &node{b: b, dir: b.TempDir()}
-	build(b, n.dir, "plumb-agent", "plumb-aggregator")
+	if n.bin = os.Getenv("PLUMB_BIN"); n.bin == "" {
+		n.bin = n.dir
+		build(b, n.bin, "plumb-agent", "plumb-aggregator")
+	}
 	groups := podCgroups(b)
 	n.machine, n.far = machine.New(b, "node"), machine.New(b, "far")
 
-	n.far.IP(fmt.Sprintf("link add port type veth peer name eth0 netns %d", n.machine.PID()),
-		"addr add 10.9.1.1/24 dev port", "link set port up")
+	machine.Veth(n.far, "port", n.machine, "eth0")
+	n.far.IP("addr add 10.9.1.1/24 dev port")
 	n.machine.Sysctl("net.ipv4.ip_forward", "1")
 	lines := []string{
-		"addr add 10.9.1.2/24 dev eth0", "link set eth0 up", "route add default via 10.9.1.1",
+		"addr add 10.9.1.2/24 dev eth0", "route add default via 10.9.1.1",
 		"link add cni0 type bridge", "addr add 10.244.0.1/24 dev cni0", "link set cni0 up",
 		// A lower device would make the kernel clamp the MTU.
 		fmt.Sprintf("link add flannel.1 mtu %d type vxlan id 1 local 10.9.1.2 dstport 8472 nolearning df set", overlayMTU),
@@ -91,20 +96,22 @@ func build(b *testing.B, dir string, commands ...string) {
 	}
 }
 
-// podCgroup is a pod's cgroup in the directory that podCgroups opens; the name is
-// what the kubelet gives it, with a UID that no other process of tests has.
-func podCgroup(i int) string { return fmt.Sprintf("pod%08x-0000-4000-8000-%012d", 0xbe7c0000+i, i) }
+// podCgroup is a pod's cgroup in the directory that podCgroups opens, named as the
+// kubelet names it.
+func podCgroup(i int) string { return fmt.Sprintf("pod00000000-0000-4000-8000-%012d", i) }
 
-// podCgroups makes the pods' cgroups in any hierarchy that can be written, opens
-// the directory, and removes what it made.
+// podCgroups makes the pods' cgroups, below a directory of this process, in any
+// hierarchy that can be written, opens the directory, and removes what it made.
 func podCgroups(b *testing.B) *os.File {
 	b.Helper()
 	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/pids"} {
 		if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil {
 			continue
 		}
-		parent := filepath.Join(root, "kubepods")
-		if err := os.Mkdir(parent, 0o755); err != nil && !os.IsExist(err) {
+		shared := filepath.Join(root, "kubepods")
+		sweep(shared)
+		parent := filepath.Join(shared, fmt.Sprintf("bench-%d", os.Getpid()))
+		if err := os.MkdirAll(parent, 0o755); err != nil {
 			continue
 		}
 		b.Cleanup(func() {
@@ -114,10 +121,11 @@ func podCgroups(b *testing.B) *os.File {
 					return err == nil || os.IsNotExist(err)
 				})
 			}
-			_ = os.Remove(parent) // another test may be using it
+			require.NoError(b, os.Remove(parent))
+			_ = os.Remove(shared) // another test may be using it
 		})
 		for i := range pods {
-			require.NoError(b, os.MkdirAll(filepath.Join(parent, podCgroup(i)), 0o755))
+			require.NoError(b, os.Mkdir(filepath.Join(parent, podCgroup(i)), 0o755))
 		}
 		dir, err := os.Open(parent)
 		require.NoError(b, err)
@@ -128,14 +136,29 @@ func podCgroups(b *testing.B) *os.File {
 	return nil
 }
 
+// sweep removes the cgroups of runs that were killed before they could.
+func sweep(shared string) {
+	left, _ := filepath.Glob(filepath.Join(shared, "bench-*"))
+	for _, dir := range left {
+		pid := strings.TrimPrefix(filepath.Base(dir), "bench-")
+		if _, err := os.Stat("/proc/" + pid); err == nil {
+			continue
+		}
+		for i := range pods {
+			_ = os.Remove(filepath.Join(dir, podCgroup(i)))
+		}
+		_ = os.Remove(dir)
+	}
+}
+
 func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
 
 // startAggregator starts an aggregator on the far machine, with throw-away keys.
 func (n *node) startAggregator() {
 	n.b.Helper()
-	out, err := exec.Command(n.path("plumb-aggregator"), "init", n.dir, "--node", "n1=uid-n1,zone=a", "--host", "10.9.1.1").CombinedOutput()
+	out, err := exec.Command(filepath.Join(n.bin, "plumb-aggregator"), "init", n.dir, "--node", "n1=uid-n1,zone=a", "--host", "10.9.1.1").CombinedOutput()
 	require.NoError(n.b, err, "%s", out)
-	p := n.far.Start("aggregator", n.path("plumb-aggregator"),
+	p := n.far.Start("aggregator", filepath.Join(n.bin, "plumb-aggregator"),
 		"--listen-address", "10.9.1.1:9951", "--api-address", "127.0.0.1:9952", "--metrics-address", "127.0.0.1:9953",
 		"--nodes", n.path("nodes.yaml"), "--tls-cert", n.path("server.crt"), "--tls-key", n.path("server.key"),
 		"--data-dir", n.path("data"))
@@ -143,10 +166,9 @@ func (n *node) startAggregator() {
 }
 
 // startAgent starts the agent and waits until every probe was sampled.
-func (n *node) startAgent(env []string, pushing bool) *machine.Process {
+func (n *node) startAgent(pushing bool) *machine.Process {
 	n.b.Helper()
-	args := append([]string{"env"}, env...)
-	args = append(args, n.path("plumb-agent"), "--node-name", "n1", "--listen-address", "127.0.0.1:9950")
+	args := []string{filepath.Join(n.bin, "plumb-agent"), "--node-name", "n1", "--listen-address", "127.0.0.1:9950"}
 	for i, address := range n.timeServers() {
 		args = append(args, "--time-server", fmt.Sprintf("group%d=%s", i, address))
 	}

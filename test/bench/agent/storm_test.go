@@ -10,9 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/plumb-dev/plumb/internal/testutils/machine"
 )
@@ -26,28 +24,50 @@ type storm struct {
 	// netns is where the packets come from; "" is the node itself.
 	netns, address string
 	payload, flows int
-	// protocol and counter say where the kernel itself counts these drops, in the
-	// node's namespace.
-	protocol, counter string
+	// made is how many of these drops the kernel itself has counted.
+	made func(b *testing.B, n *node) uint64
 	// oversize drops are counted by the agent; it must pass over all others.
 	oversize bool
 }
 
 func storms() []storm {
+	// 1472 bytes make 1500 inside and 1550 outside, over an underlay of 1500.
 	overlay := storm{
-		// 1472 bytes make 1500 inside and 1550 outside, over an underlay of 1500:
-		// refused by ip_fragment(), counted as FragFails.
-		netns: "pod0", address: "10.244.1.10:20000", payload: 1472,
-		protocol: "Ip", counter: "FragFails", oversize: true,
+		netns: "pod0", address: "10.244.1.10:20000", payload: 1472, flows: 500, oversize: true,
+		// ip_fragment() refuses what may not be fragmented.
+		made: func(b *testing.B, n *node) uint64 { return counterOf(b, n.machine.PID(), "Ip", "FragFails") },
 	}
 	few, many := overlay, overlay
-	few.name, few.flows = "oversize, 500 flows", 500
+	few.name = "oversize at the overlay, 500 flows"
 	// Five times what the kernel's map of flows holds.
-	many.name, many.flows = "oversize, 20000 flows", 20_000
+	many.name, many.flows = "oversize at the overlay, 20000 flows", 20_000
 	return []storm{few, many, {
+		// The host's end of this pod's veth takes 1400: the shortest way to a drop.
+		name: "oversize at a veth, 500 flows", netns: smallPod, address: "10.244.0.1:20000",
+		payload: 1472, flows: 500, oversize: true,
+		made: func(b *testing.B, n *node) uint64 { return n.transmitDropped(b, smallPod) },
+	}, {
 		name: "closed port", address: "127.0.0.1:20000", payload: 100, flows: 500,
-		protocol: "Udp", counter: "NoPorts",
+		made: func(b *testing.B, n *node) uint64 { return counterOf(b, n.machine.PID(), "Udp", "NoPorts") },
 	}}
+}
+
+// smallPod is the pod whose veth is too small on the host's side.
+const smallPod = "pod1"
+
+// transmitDropped is tx_dropped of a pod's eth0.
+func (n *node) transmitDropped(b *testing.B, pod string) uint64 {
+	b.Helper()
+	var links []struct {
+		Stats64 struct {
+			TX struct {
+				Dropped uint64 `json:"dropped"`
+			} `json:"tx"`
+		} `json:"stats64"`
+	}
+	require.NoError(b, json.Unmarshal([]byte(n.machine.Run("ip", "-n", pod, "-j", "-s", "link", "show", "eth0")), &links))
+	require.Len(b, links, 1)
+	return links[0].Stats64.TX.Dropped
 }
 
 // BenchmarkDropStorm measures agent, kernel and sender while packets are dropped
@@ -55,6 +75,7 @@ func storms() []storm {
 // agent.
 func BenchmarkDropStorm(b *testing.B) {
 	n := newNode(b, 1500, 1500)
+	n.machine.IP("link set veth1 mtu 1400")
 	for _, s := range storms() {
 		b.Run(s.name, func(b *testing.B) {
 			for range b.N {
@@ -69,10 +90,6 @@ func (n *node) storm(s storm, rate int, d time.Duration) *machine.Process {
 	p := n.machine.StartRole("storm", s.netns, "storm", s.address, fmt.Sprint(s.payload), fmt.Sprint(rate), fmt.Sprint(s.flows), fmt.Sprint(int(d.Seconds())))
 	p.Says(10*time.Second, "storming")
 	return p
-}
-
-func (n *node) made(b *testing.B, s storm) uint64 {
-	return counterOf(b, n.machine.PID(), s.protocol, s.counter)
 }
 
 // ended waits for a storm and returns its report.
@@ -95,11 +112,11 @@ func (n *node) contrast(b *testing.B, s storm) {
 		for with := range 2 {
 			var agent *machine.Process
 			if with == 1 {
-				agent = n.startAgent(nil, false)
+				agent = n.startAgent(false)
 			}
-			before := n.made(b, s)
+			before := s.made(b, n)
 			r := ended(b, n.storm(s, 0, lasting(4*time.Second)))
-			drops := float64(n.made(b, s) - before)
+			drops := float64(s.made(b, n) - before)
 			require.Greater(b, drops, 0.9*float64(r.Sent), "packets were not dropped where they should be")
 			rate[with] += drops / r.Seconds / rounds
 			cost[with] += 1e9 * r.Processor / drops / rounds
@@ -117,39 +134,29 @@ func (n *node) contrast(b *testing.B, s storm) {
 
 // measureStorm measures at the budget's rate.
 func (n *node) measureStorm(b *testing.B, s storm) {
-	agent := n.startAgent(nil, false)
-	own := programs(b, agent.PID())
-	b.Logf("programs of others at the same hook: %d", strangers(own))
-	before := n.made(b, s)
+	agent := n.startAgent(false)
+	b.Logf("programs of others at the same hook: %d", strangers(programs(b, agent.PID())))
+	before := s.made(b, n)
 	settle, length, counting := lasting(5*time.Second), lasting(30*time.Second), lasting(10*time.Second)
 	p := n.storm(s, stormRate, settle+length+counting)
 	<-time.After(settle)
-	drops, first := n.made(b, s), usageOf(b, agent.PID())
+	drops, first := s.made(b, n), usageOf(b, agent.PID())
 	<-time.After(length)
 	last := usageOf(b, agent.PID())
-	drops = n.made(b, s) - drops
-	last.report(b, first)
+	drops = s.made(b, n) - drops
+	last.report(b, last.since(first))
 	b.ReportMetric(float64(drops)/last.at.Sub(first.at).Seconds(), "drops/s")
 
-	// The kernel's own accounting makes every program dearer, hence last. It ends
-	// with its file, whatever happens here.
-	programs(b, agent.PID()) // adapt is attached by now
-	accounting, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
-	require.NoError(b, err)
-	own = programs(b, agent.PID())
-	start := statistics(b, own)
-	r := ended(b, p)
-	for name, end := range statistics(b, own) {
-		runs := end.RunCount - start[name].RunCount
-		if runs == 0 {
-			continue
+	var r stormReport
+	for name, seen := range accounted(b, agent.PID(), func() { r = ended(b, p) }) {
+		if seen.RunCount > 0 {
+			b.ReportMetric(float64(seen.Runtime)/float64(seen.RunCount), name+"-ns/run")
+			b.Logf("program %s ran %d times", name, seen.RunCount)
 		}
-		b.ReportMetric(float64(end.Runtime-start[name].Runtime)/float64(runs), strings.TrimRight(name, "_")+"-ns/run")
 	}
-	require.NoError(b, accounting.Close())
 
-	made := n.made(b, s) - before
-	b.Logf("sent %d in %.1f s, dropped %d", r.Sent, r.Seconds, made)
+	made := s.made(b, n) - before
+	b.Logf("sent %d in %.1f s, dropped %d; oversize drops of others on this kernel: %.0f", r.Sent, r.Seconds, made, othersDrops(n.scrape()))
 	if counted := n.counted(made, s.oversize); s.oversize {
 		b.ReportMetric(float64(made), "drops-made")
 		b.ReportMetric(counted, "drops-counted")
@@ -171,20 +178,4 @@ func (n *node) counted(made uint64, expected bool) float64 {
 		}
 		<-time.After(500 * time.Millisecond)
 	}
-}
-
-type runs struct {
-	RunCount uint64
-	Runtime  time.Duration
-}
-
-func statistics(b *testing.B, programs map[string]*ebpf.Program) map[string]runs {
-	b.Helper()
-	out := map[string]runs{}
-	for name, p := range programs {
-		s, err := p.Stats()
-		require.NoError(b, err)
-		out[name] = runs{s.RunCount, s.Runtime}
-	}
-	return out
 }
