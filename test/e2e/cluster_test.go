@@ -133,7 +133,9 @@ func (c *cluster) startAggregator(extra ...string) {
 func (c *cluster) waitReady(m *machine, p *process, url string) {
 	c.t.Helper()
 	testutils.Eventually(c.t, 20*time.Second, m.name+" is ready", func() bool {
-		require.True(c.t, p.running(), "the process on %s ended: %v", m.name, p.err)
+		if !p.running() {
+			c.t.Fatalf("the process on %s ended: %v", m.name, p.err)
+		}
 		return get(m, url)
 	})
 }
@@ -148,7 +150,9 @@ func (c *cluster) startAgent(node string, extra ...string) {
 	require.NoError(c.t, os.MkdirAll(c.path("spool-"+node), 0o700))
 	c.agents[node] = m.start("agent", nil, args...)
 	testutils.Eventually(c.t, 20*time.Second, "the agent of "+node+" is alive", func() bool {
-		require.True(c.t, c.agents[node].running(), "the agent of %s ended: %v", node, c.agents[node].err)
+		if p := c.agents[node]; !p.running() {
+			c.t.Fatalf("the agent of %s ended: %v", node, p.err)
+		}
 		return get(m, "http://127.0.0.1:9950/healthz")
 	})
 }

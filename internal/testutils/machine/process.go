@@ -149,7 +149,9 @@ func (p *Process) Says(within time.Duration, text string) {
 		if strings.Contains(p.Output(), text) {
 			return true
 		}
-		require.True(p.tb, p.Running(), "%s on %s ended: %v: %s", p.log, p.machine.Name, p.err, p.Output())
+		if !p.Running() {
+			p.tb.Fatalf("%s on %s ended: %v: %s", p.log, p.machine.Name, p.Wait(), p.Output())
+		}
 		return false
 	})
 }
