@@ -36,6 +36,13 @@ func TestConsole(t *testing.T) {
 	}
 }
 
+func TestOnlyTheEmulatorsFailuresAreTriedAgain(t *testing.T) {
+	require.True(t, emulatorFailed("Kernel panic - not syncing"), "the program never began")
+	require.True(t, emulatorFailed(markBegin+"\nwatchdog: BUG: soft lockup"))
+	require.False(t, emulatorFailed(markBegin+"\nKernel panic - not syncing"), "a panic while the program runs may be its doing")
+	require.False(t, emulatorFailed(markBegin+"\n"+markEnd+" 1"))
+}
+
 func TestNewerPackagesSortLater(t *testing.T) {
 	require.True(t, older("linux-image-6.1.0-9-cloud-amd64", "linux-image-6.1.0-56-cloud-amd64"))
 	require.True(t, older("linux-image-6.12.9+deb12-cloud-amd64", "linux-image-6.12.117+deb12-cloud-amd64"))
