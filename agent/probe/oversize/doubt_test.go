@@ -61,8 +61,8 @@ func TestAnOverlayThatCannotBeToldApartIsUnknown(t *testing.T) {
 }
 
 func TestDataIsShownBeforeAPing(t *testing.T) {
-	ping := stall{flow: "icmp a > b type 8 id 1", drops: 28, span: 9 * second, echo: true}
-	data := stall{flow: "tcp a > b", drops: 4, span: 3 * second}
+	ping := stall{flow: flowKey(1), drops: 28, span: 9 * second, echo: true}
+	data := stall{flow: flowKey(2), drops: 4, span: 3 * second}
 	require.True(t, data.worse(ping))
 	require.False(t, ping.worse(data))
 }

@@ -46,7 +46,7 @@ func hostOrder(port uint16) uint16 {
 
 // stall is what is known of one flow's present streak of drops.
 type stall struct {
-	flow  string
+	flow  bpf.FlowKey
 	drops uint64
 	// span is from the first to the last of those drops, in nanoseconds.
 	span uint64
@@ -80,7 +80,7 @@ func (s stall) worse(than stall) bool {
 	if s.span != than.span {
 		return s.span > than.span
 	}
-	return s.flow < than.flow
+	return flowText(s.flow) < flowText(than.flow)
 }
 
 // stallOf is the streak of a flow as of now, as far as it lies in the window;
@@ -89,7 +89,7 @@ func stallOf(k bpf.FlowKey, v bpf.FlowValue, now, grown uint64) (stall, bool) {
 	if v.Streak == 0 || age(now, v.StreakLastNs) >= window {
 		return stall{}, false
 	}
-	s := stall{flow: flowText(k), drops: min(uint64(v.Streak), grown), onset: v.StreakFirstNs, echo: k.Protocol == 1 || k.Protocol == 58}
+	s := stall{flow: k, drops: min(uint64(v.Streak), grown), onset: v.StreakFirstNs, echo: k.Protocol == 1 || k.Protocol == 58}
 	first := v.StreakFirstNs
 	if now > window && first < now-window {
 		first = now - window

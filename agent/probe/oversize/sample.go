@@ -127,28 +127,42 @@ func (p *Probe) read(ctx context.Context, now uint64) (reading, error) {
 	return r, p.withoutOthers(r)
 }
 
-// refresh looks at namespaces and devices again when something was dropped that
-// is younger than the last look.
+// refresh looks at namespaces, and if need be at devices, again when something was
+// dropped that is younger than the last look.
 func (p *Probe) refresh(ctx context.Context, r reading) {
-	inventory := p.inventory()
-	view := p.cfg.NodeView
+	inventory, view := p.inventory(), p.cfg.NodeView
+	var strange []uint32
+	missing := false
 	for k, v := range r.rows {
 		if v.LastNs < p.refreshed {
 			continue
 		}
-		known := !view.Filtered() || view.Contains(k.Netns)
-		if _, ok := inventory.Device(k.LimitNetns, int(k.LimitIfindex)); known && ok {
+		if view.Filtered() && !view.Contains(k.Netns) {
+			strange = append(strange, k.Netns)
 			continue
 		}
-		// One attempt per new drop: what is not found then has gone.
-		p.refreshed = r.now
+		if _, ok := inventory.Device(k.LimitNetns, int(k.LimitIfindex)); !ok && k.LimitIfindex != 0 {
+			missing = true
+		}
+	}
+	if len(strange) == 0 && !missing {
+		return
+	}
+	// One attempt per new drop: what is not found then has gone.
+	p.refreshed = r.now
+	if !missing {
+		// Most often the namespace is another node's, which the list of namespaces
+		// tells for a fraction of what the devices cost.
 		if err := view.Refresh(ctx); err != nil {
 			p.log.Warn("The node's network namespaces cannot be listed anew", "error", err)
 		}
-		if err := p.cfg.Inventory.Refresh(ctx); err != nil {
-			p.log.Warn("The node's devices cannot be listed anew", "error", err)
+		if !slices.ContainsFunc(strange, view.Contains) {
+			return
 		}
-		return
+	}
+	// It lists the namespaces as well.
+	if err := p.cfg.Inventory.Refresh(ctx); err != nil {
+		p.log.Warn("The node's devices cannot be listed anew", "error", err)
 	}
 }
 
@@ -306,7 +320,7 @@ func samplePlaceStall(dst *evidence.Sample, s sight, o *evidence.Observation, t 
 	if t.worst.drops == 0 {
 		evidence.NotApplicable(o, evidence.OversizeStalledFlow, "no flow was dropped here within 30 s without adapting since")
 	} else {
-		o.Text(evidence.OversizeStalledFlow, t.worst.flow)
+		o.Text(evidence.OversizeStalledFlow, flowText(t.worst.flow))
 	}
 	o.Integer(evidence.OversizeAdaptedFlowsWindow, int64(t.adapted))
 	if t.worst.called() {

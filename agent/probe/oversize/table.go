@@ -121,13 +121,21 @@ func (t *table) order(r reading, l *locator) result {
 			merge(out.overlays, p.overlay, p, v, grown)
 		}
 	}
+	// A storm has thousands of flows and a handful of rows.
+	memo := map[bpf.DropKey]whereabouts{}
 	for k, v := range r.flows {
-		t.addFlow(&out, r.now, k, v, l)
+		t.addFlow(&out, r.now, k, v, l, memo)
 	}
 	return out
 }
 
-func (t *table) addFlow(out *result, now uint64, k bpf.FlowKey, v bpf.FlowValue, l *locator) {
+// whereabouts is what locate says of a row.
+type whereabouts struct {
+	place   place
+	verdict located
+}
+
+func (t *table) addFlow(out *result, now uint64, k bpf.FlowKey, v bpf.FlowValue, l *locator, memo map[bpf.DropKey]whereabouts) {
 	if v.Drops == 0 || age(now, v.LastNs) >= retention || out.gone[v.Row] {
 		return
 	}
@@ -146,11 +154,19 @@ func (t *table) addFlow(out *result, now uint64, k bpf.FlowKey, v bpf.FlowValue,
 	if row.SenderNetns == 0 {
 		row.SenderNetns = v.SenderNetns
 	}
-	p, verdict := l.locate(row, bpf.DropValue{Limit: v.Limit, LenMax: v.Length})
-	if verdict != isPlace {
+	w, ok := memo[row]
+	if !ok {
+		w.place, w.verdict = l.locate(row, bpf.DropValue{Limit: v.Limit, LenMax: v.Length})
+		// Where the other end of the veth is looked up here, the packet's length
+		// decides as well.
+		if row.Class != bpf.ClassPeer || row.LimitSource != bpf.LimitUnknown {
+			memo[row] = w
+		}
+	}
+	if w.verdict != isPlace {
 		return
 	}
-	for _, tl := range []*tally{out.places[p.key], out.overlays[p.overlay]} {
+	for _, tl := range [2]*tally{out.places[w.place.key], out.overlays[w.place.overlay]} {
 		if tl == nil {
 			continue
 		}

@@ -200,7 +200,7 @@ func TestAFlowIsCalledOnlyWhenItStalls(t *testing.T) {
 			require.Equal(t, tt.called, s.called())
 		})
 	}
-	busy, called := stall{flow: "a", drops: 9}, stall{flow: "b", drops: 3, span: 2 * second}
+	busy, called := stall{flow: flowKey(1), drops: 9}, stall{flow: flowKey(2), drops: 3, span: 2 * second}
 	require.True(t, called.worse(busy), "what is called goes before what was dropped more often at once")
 	require.False(t, busy.worse(called))
 }
