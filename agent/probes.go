@@ -29,9 +29,11 @@ func probeNames() []string { return []string{"link", "oversize", "clock"} }
 
 // probes is the agent's probe table with what the rows share.
 type probes struct {
-	table   []schedule.Spec
-	clock   *clock.Probe
-	closers []io.Closer
+	table []schedule.Spec
+	// measured is the clock probe's MeasuredTime: node clock minus true time. Nil
+	// when there is no such probe.
+	measured func() (offset time.Duration, sources []string, ok bool)
+	closers  []io.Closer
 }
 
 // newProbes sets up every probe that is asked for. One that cannot be set up
@@ -68,9 +70,11 @@ func newProbes(cfg Config, hc *hostclock.Clock, kernelBoot string, up *uplink.Cl
 			}
 			p.add(name, drops, err)
 		case "clock":
-			var err error
-			p.clock, err = newClock(cfg, hc, kernelBoot, up)
-			p.add(name, p.clock, err)
+			keeper, err := newClock(cfg, hc, kernelBoot, up)
+			if err == nil {
+				p.measured = keeper.MeasuredTime
+			}
+			p.add(name, keeper, err)
 		}
 	}
 	return p
@@ -129,9 +133,9 @@ func (p *probes) close() {
 // the node's clock, by the word of two independent groups of time sources. The
 // clock probe gives the opposite sign: node clock minus true time.
 func (n *node) measuredTime() (offset time.Duration, sources []string, ok bool) {
-	if n.probes == nil || n.probes.clock == nil {
+	if n.probes == nil || n.probes.measured == nil {
 		return 0, nil, false
 	}
-	offset, sources, ok = n.probes.clock.MeasuredTime()
+	offset, sources, ok = n.probes.measured()
 	return -offset, sources, ok
 }
