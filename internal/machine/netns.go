@@ -1,0 +1,119 @@
+// Copyright The Plumb Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package machine
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// onLockedThread runs fn on a thread of its own that is thrown away afterwards, so
+// that a changed namespace can never leak into the scheduler's threads.
+func onLockedThread(fn func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		result <- fn()
+	}()
+	return <-result
+}
+
+// netnsFile opens a network namespace: one that /run/netns of the machine names,
+// or the machine's own for "".
+func (m *Machine) netnsFile(netns string) (*os.File, error) {
+	path := fmt.Sprintf("/proc/self/fd/%d", m.netns.Fd())
+	if netns != "" {
+		path = m.Path(filepath.Join("/run/netns", netns))
+	}
+	return os.Open(path)
+}
+
+// Do runs fn inside a network namespace that /run/netns of the machine names, ""
+// being the machine's own. Sockets that fn opens stay there. Goroutines that fn
+// starts are outside of it, and processes that it starts die with the thread.
+func (m *Machine) Do(netns string, fn func() error) error {
+	file, err := m.netnsFile(netns)
+	if err != nil {
+		return fmt.Errorf("%s: open network namespace: %w", m.name, err)
+	}
+	defer file.Close()
+	return onLockedThread(func() error {
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("%s: enter network namespace %q: %w", m.name, netns, err)
+		}
+		return fn()
+	})
+}
+
+// Listen opens a listener inside.
+func (m *Machine) Listen(netns, network, address string) (net.Listener, error) {
+	var l net.Listener
+	err := m.Do(netns, func() error {
+		var err error
+		// A keep-alive of its own would only be noise on the fabric.
+		l, err = (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), network, address)
+		return err
+	})
+	return l, err
+}
+
+// ListenPacket opens a packet socket inside.
+func (m *Machine) ListenPacket(netns, network, address string) (net.PacketConn, error) {
+	var c net.PacketConn
+	err := m.Do(netns, func() error {
+		var err error
+		c, err = net.ListenPacket(network, address)
+		return err
+	})
+	return c, err
+}
+
+// DialContext is a dialer, as net/http wants one, whose connections begin inside.
+// Addresses are literal: resolving a name would happen outside.
+func (m *Machine) DialContext(netns string) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, fmt.Errorf("%s: connect to %s: %w", m.name, address, err)
+		}
+		if net.ParseIP(strings.SplitN(host, "%", 2)[0]) == nil {
+			return nil, fmt.Errorf("%s: connect to %s: the address is no literal IP address", m.name, address)
+		}
+		var conn net.Conn
+		err = m.Do(netns, func() error {
+			var err error
+			conn, err = (&net.Dialer{KeepAlive: -1}).DialContext(ctx, network, address)
+			return err
+		})
+		return conn, err
+	}
+}
+
+// Sysctl sets a kernel parameter of a network namespace, "" being the machine's
+// own. Only those below net belong to a namespace; others are the whole kernel's
+// and refused.
+func (m *Machine) Sysctl(netns, key, value string) error {
+	if !strings.HasPrefix(key, "net.") {
+		return fmt.Errorf("%s: set %s: it belongs to the whole kernel, not to a network namespace", m.name, key)
+	}
+	// /proc/sys/net shows the namespace of the thread that opens it.
+	return m.Do(netns, func() error {
+		file, err := os.OpenFile("/proc/sys/"+strings.ReplaceAll(key, ".", "/"), os.O_WRONLY|os.O_TRUNC, 0)
+		if err != nil {
+			return fmt.Errorf("%s: set %s: %w", m.name, key, err)
+		}
+		defer file.Close()
+		if _, err := file.WriteString(value); err != nil {
+			return fmt.Errorf("%s: set %s to %s: %w", m.name, key, value, err)
+		}
+		return nil
+	})
+}
