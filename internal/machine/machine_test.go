@@ -70,7 +70,7 @@ func newMachine(t *testing.T, name string) *machine.Machine {
 func TestAMachineHasItsOwnNamespacesAndMounts(t *testing.T) {
 	m := newMachine(t, "n1")
 	for _, kind := range []string{"net", "mnt", "pid", "uts"} {
-		mine, err := os.Readlink("/proc/self/ns/" + kind)
+		mine, err := os.Readlink("/proc/thread-self/ns/" + kind)
 		require.NoError(t, err)
 		its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", m.PID(), kind))
 		require.NoError(t, err)

@@ -15,17 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onLockedThread runs fn on a thread of its own that is thrown away afterwards, so
-// that a changed namespace can never leak into the scheduler's threads.
-func onLockedThread(fn func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		result <- fn()
-	}()
-	return <-result
-}
-
 // netnsFile opens a network namespace: one that /run/netns of the machine names,
 // or the machine's own for "".
 func (m *Machine) netnsFile(netns string) (*os.File, error) {
@@ -38,19 +27,43 @@ func (m *Machine) netnsFile(netns string) (*os.File, error) {
 
 // Do runs fn inside a network namespace that /run/netns of the machine names, ""
 // being the machine's own. Sockets that fn opens stay there. Goroutines that fn
-// starts are outside of it, and processes that it starts die with the thread.
+// starts are outside of it, and it must not start processes.
 func (m *Machine) Do(netns string, fn func() error) error {
 	file, err := m.netnsFile(netns)
 	if err != nil {
 		return fmt.Errorf("%s: open network namespace: %w", m.name, err)
 	}
 	defer file.Close()
-	return onLockedThread(func() error {
-		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("%s: enter network namespace %q: %w", m.name, netns, err)
+	result := make(chan error, 1)
+	go func() { result <- inside(file, fn) }()
+	if err := <-result; err != nil {
+		return fmt.Errorf("%s: in network namespace %q: %w", m.name, netns, err)
+	}
+	return nil
+}
+
+// inside runs fn on a thread that is in a network namespace meanwhile. A thread
+// that does not come back is thrown away: it stays locked to a goroutine that ends.
+// It is brought back otherwise, for the first thread of a program cannot be thrown
+// away, and /proc/self is about that one.
+func inside(netns *os.File, fn func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open this thread's own: %w", err)
+	}
+	defer home.Close()
+	if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter it: %w", err)
+	}
+	defer func() {
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
 		}
-		return fn()
-	})
+	}()
+	return fn()
 }
 
 // Listen opens a listener inside.

@@ -10,8 +10,8 @@ import (
 
 // A spawner starts commands from one thread that lives as long as they do.
 // PR_SET_PDEATHSIG is about the thread that forked (prctl(2)), and threads of a Go
-// program do end: each that Do has moved to another namespace does, and it may be
-// one that has forked before.
+// program do end: one does with each goroutine that ends locked to it, and it may
+// be one that has forked before.
 type spawner struct {
 	commands chan *exec.Cmd
 	started  chan error
