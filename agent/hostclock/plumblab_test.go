@@ -9,6 +9,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -62,6 +63,34 @@ func TestTheLabClockFollowsItsFile(t *testing.T) {
 	testutils.Eventually(t, 5*time.Second, "the error shows", func() bool { _, err := c.Adjust(); return err != nil })
 	require.InDelta(t, -3600, off(c).Seconds(), 0.1, "the last good setting stays in force")
 
+	cancel()
+	require.NoError(t, <-done)
+}
+
+func TestAPausedMachinesClockIsOffWithoutAStep(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	path := filepath.Join(t.TempDir(), "clock")
+	t.Setenv(labFileVariable, path)
+	write(t, path, "offset_seconds=0")
+	c := New()
+	before, err := c.Adjust()
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	steps := make(chan Step, 8)
+	done := make(chan error, 1)
+	go func() { done <- c.WatchSteps(ctx, func(s Step) { steps <- s }) }()
+	write(t, path, "quiet_seconds=-60")
+	testutils.Eventually(t, 5*time.Second, "the offset follows", func() bool { return off(c) < -59*time.Second })
+	after, err := c.Adjust()
+	require.NoError(t, err)
+	require.Equal(t, before.Status, after.Status, "the kernel knows of nothing")
+	// The next change is a step, and the only one that is reported.
+	testutils.Eventually(t, 5*time.Second, "a step is seen", func() bool {
+		write(t, path, "quiet_seconds=-60\noffset_seconds="+strconv.Itoa(5+time.Now().Nanosecond()%2))
+		return len(steps) > 0
+	})
+	require.InDelta(t, 5.5, (<-steps).Size.Seconds(), 0.6)
 	cancel()
 	require.NoError(t, <-done)
 }

@@ -30,6 +30,8 @@ import (
 // The text is JSON or lines (or words) of key=value:
 //
 //	offset_seconds=420
+//	quiet_seconds=420                like offset_seconds, but its change is no step:
+//	                                 the clock of a VM that was paused
 //	drift_parts_per_million=200
 //	since_boottime_nanoseconds=0     drift counts from here; 0: when it was read
 //	step=<boottime ns>:<seconds>     any number of them
@@ -50,12 +52,18 @@ type labStep struct {
 
 type labSetting struct {
 	OffsetSeconds            float64   `json:"offset_seconds"`
+	QuietSeconds             float64   `json:"quiet_seconds"`
 	DriftPartsPerMillion     float64   `json:"drift_parts_per_million"`
 	SinceBoottimeNanoseconds uint64    `json:"since_boottime_nanoseconds"`
 	Steps                    []labStep `json:"steps"`
 }
 
-// jump is the deviation at a boottime without drift.
+// quiet is the deviation that came without a step.
+func (s labSetting) quiet() time.Duration {
+	return time.Duration(s.QuietSeconds * float64(time.Second))
+}
+
+// jump is the deviation at a boottime that came by steps.
 func (s labSetting) jump(boottime uint64) time.Duration {
 	seconds := s.OffsetSeconds
 	for _, step := range s.Steps {
@@ -105,6 +113,8 @@ func (s *labSetting) set(word string) error {
 	switch key {
 	case "offset_seconds":
 		s.OffsetSeconds, err = strconv.ParseFloat(value, 64)
+	case "quiet_seconds":
+		s.QuietSeconds, err = strconv.ParseFloat(value, 64)
 	case "drift_parts_per_million":
 		s.DriftPartsPerMillion, err = strconv.ParseFloat(value, 64)
 	case "since_boottime_nanoseconds":
@@ -179,23 +189,24 @@ func (c *labClock) refreshLocked() {
 	c.stamp, c.err = stamp, err
 }
 
-func (c *labClock) at(boottime uint64) (jump, drift time.Duration) {
+// at is the deviation at a boottime, in parts that add up.
+func (c *labClock) at(boottime uint64) (jump, drift, quiet time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refreshLocked()
-	return c.setting.jump(boottime), c.setting.drift(boottime)
+	return c.setting.jump(boottime), c.setting.drift(boottime), c.setting.quiet()
 }
 
 func (c *labClock) now() time.Time {
-	jump, drift := c.at(read(unix.CLOCK_BOOTTIME))
-	return time.Now().Round(0).Add(jump + drift)
+	jump, drift, quiet := c.at(read(unix.CLOCK_BOOTTIME))
+	return time.Now().Round(0).Add(jump + drift + quiet)
 }
 
 func (c *labClock) fromKernel(stamp time.Time) time.Time {
 	// The drift of the instants between the stamp and now is below a nanosecond
 	// per microsecond.
-	jump, drift := c.at(read(unix.CLOCK_BOOTTIME))
-	return stamp.Add(jump + drift)
+	jump, drift, quiet := c.at(read(unix.CLOCK_BOOTTIME))
+	return stamp.Add(jump + drift + quiet)
 }
 
 func (c *labClock) adjust() (Timex, error) {
@@ -203,7 +214,8 @@ func (c *labClock) adjust() (Timex, error) {
 	if err != nil {
 		return t, err
 	}
-	jump, drift := c.at(read(unix.CLOCK_BOOTTIME))
+	// A paused VM's kernel knows of nothing, so what came quietly changes nothing.
+	jump, drift, _ := c.at(read(unix.CLOCK_BOOTTIME))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if jump != 0 || drift != 0 {
@@ -233,7 +245,7 @@ func (c *labClock) watchSteps(ctx context.Context, fn func(Step)) error {
 	tick := time.NewTicker(labPoll)
 	defer tick.Stop()
 	boottime := read(unix.CLOCK_BOOTTIME)
-	lastJump, lastDrift := c.at(boottime)
+	lastJump, lastDrift, _ := c.at(boottime)
 	for {
 		select {
 		case <-ctx.Done():
@@ -242,7 +254,7 @@ func (c *labClock) watchSteps(ctx context.Context, fn func(Step)) error {
 			return err
 		case <-tick.C:
 			boottime := read(unix.CLOCK_BOOTTIME)
-			jump, drift := c.at(boottime)
+			jump, drift, _ := c.at(boottime)
 			size := jump - lastJump
 			// A new file may start its drift elsewhere.
 			if change := drift - lastDrift; change.Abs() > time.Millisecond {

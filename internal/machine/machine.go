@@ -179,7 +179,7 @@ func (m *Machine) Command(args ...string) *exec.Cmd {
 
 // Run runs a command inside and returns what it wrote, also when it fails.
 func (m *Machine) Run(ctx context.Context, args ...string) (string, error) {
-	return m.feed(ctx, "", args...)
+	return m.Feed(ctx, "", args...)
 }
 
 // IP runs ip(8) command lines, without the word ip, up to the first that fails. A
@@ -199,7 +199,7 @@ func (m *Machine) IP(ctx context.Context, lines ...string) error {
 		if netns != "" {
 			args = []string{"ip", "-n", netns, "-batch", "-"}
 		}
-		if _, err := m.feed(ctx, strings.Join(batch, "\n")+"\n", args...); err != nil {
+		if _, err := m.Feed(ctx, strings.Join(batch, "\n")+"\n", args...); err != nil {
 			return err
 		}
 	}
@@ -216,7 +216,9 @@ func inNetns(line string) (netns, rest string) {
 	return netns, rest
 }
 
-func (m *Machine) feed(ctx context.Context, input string, args ...string) (string, error) {
+// Feed runs a command inside with that standard input and returns what it wrote,
+// also when it fails.
+func (m *Machine) Feed(ctx context.Context, input string, args ...string) (string, error) {
 	inside := m.Command(args...)
 	cmd := exec.CommandContext(ctx, inside.Path, inside.Args[1:]...)
 	cmd.WaitDelay = time.Second
@@ -226,4 +228,13 @@ func (m *Machine) feed(ctx context.Context, input string, args ...string) (strin
 		return string(out), fmt.Errorf("%s: %s: %w: %s", m.name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
 	return string(out), nil
+}
+
+// Bridge runs bridge(8) command lines, without the word bridge.
+func (m *Machine) Bridge(ctx context.Context, lines ...string) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	_, err := m.Feed(ctx, strings.Join(lines, "\n")+"\n", "bridge", "-batch", "-")
+	return err
 }

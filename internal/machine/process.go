@@ -222,16 +222,12 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Usage is what the process and its waited-for children used, once it has ended.
-func (p *Process) Usage() (cpu time.Duration, maxRSSBytes int64) {
+// CPU is what the process and its waited-for children used, once it has ended.
+func (p *Process) CPU() time.Duration {
 	if p.Running() || p.cmd.ProcessState == nil {
-		return 0, 0
+		return 0
 	}
-	state := p.cmd.ProcessState
-	if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
-		maxRSSBytes = usage.Maxrss << 10 // getrusage(2): kilobytes
-	}
-	return state.UserTime() + state.SystemTime(), maxRSSBytes
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
 }
 
 // Output is the end of what the process has written so far.

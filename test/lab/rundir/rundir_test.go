@@ -1,0 +1,116 @@
+// Copyright The Plumb Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rundir_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/plumb-dev/plumb/test/lab/rundir"
+)
+
+// recorder removes nothing and remembers what it was asked.
+type recorder struct {
+	asked []string
+	fail  error
+}
+
+func (r *recorder) removers() map[string]rundir.Remover {
+	return map[string]rundir.Remover{"thing": func(detail json.RawMessage) error {
+		r.asked = append(r.asked, rundir.Describe(detail))
+		return r.fail
+	}}
+}
+
+// kill leaves a directory as a killed run does: without its lock.
+func kill(t *testing.T, temp string, owned ...string) string {
+	t.Helper()
+	other := t.TempDir()
+	d, err := rundir.New(other)
+	require.NoError(t, err)
+	for _, o := range owned {
+		require.NoError(t, d.Own("thing", o))
+	}
+	dead := filepath.Join(temp, "plumb-lab", d.ID)
+	require.NoError(t, os.MkdirAll(filepath.Dir(dead), 0o700))
+	require.NoError(t, os.MkdirAll(dead, 0o700))
+	list, err := os.ReadFile(d.File("owned"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dead, "owned"), list, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dead, "lock"), nil, 0o600))
+	return dead
+}
+
+func TestADeadRunIsCleanedUpAndALivingOneIsNot(t *testing.T) {
+	temp := t.TempDir()
+	dead := kill(t, temp, "first", "second")
+	alive, err := rundir.New(temp)
+	require.NoError(t, err)
+	require.NoError(t, alive.Own("thing", "mine"))
+	r := &recorder{}
+	n, err := rundir.Sweep(temp, r.removers())
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, []string{"second", "first"}, r.asked, "last first, and nothing of the living run")
+	require.NoDirExists(t, dead)
+	require.DirExists(t, alive.Path)
+
+	require.NoError(t, alive.Remove(r.removers()))
+	require.Equal(t, []string{"second", "first", "mine"}, r.asked)
+	require.NoDirExists(t, alive.Path)
+	n, err = rundir.Sweep(temp, r.removers())
+	require.NoError(t, err)
+	require.Zero(t, n)
+}
+
+func TestWhatCannotBeRemovedStaysWrittenDown(t *testing.T) {
+	temp := t.TempDir()
+	dead := kill(t, temp, "stuck")
+	r := &recorder{fail: errors.New("busy")}
+	_, err := rundir.Sweep(temp, r.removers())
+	require.ErrorContains(t, err, "busy")
+	require.DirExists(t, dead)
+	r.fail = nil
+	_, err = rundir.Sweep(temp, r.removers())
+	require.NoError(t, err)
+	require.Equal(t, []string{"stuck", "stuck"}, r.asked)
+	require.NoDirExists(t, dead)
+}
+
+func TestALineCutShortByTheKillIsLeftOut(t *testing.T) {
+	temp := t.TempDir()
+	dead := kill(t, temp, "whole")
+	f, err := os.OpenFile(filepath.Join(dead, "owned"), os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteString(`{"kind":"thing","deta`)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	r := &recorder{}
+	_, err = rundir.Sweep(temp, r.removers())
+	require.NoError(t, err)
+	require.Equal(t, []string{"whole"}, r.asked)
+}
+
+func TestADirectoryThatOthersCanWriteIsRefused(t *testing.T) {
+	temp := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(temp, "plumb-lab"), 0o700))
+	require.NoError(t, os.Chmod(filepath.Join(temp, "plumb-lab"), 0o777))
+	_, err := rundir.New(temp)
+	require.ErrorContains(t, err, "only this user can write")
+	_, err = rundir.Sweep(temp, nil)
+	require.ErrorContains(t, err, "only this user can write")
+}
+
+func TestAnUnknownKindIsNotForgotten(t *testing.T) {
+	temp := t.TempDir()
+	dead := kill(t, temp, "x")
+	_, err := rundir.Sweep(temp, nil)
+	require.ErrorContains(t, err, `nobody knows how to remove a "thing"`)
+	require.DirExists(t, dead)
+}
