@@ -202,34 +202,53 @@ func read(path string) ([]Owned, error) {
 	return out, nil
 }
 
-// lockBase keeps two runs from making and sweeping directories at the same time.
+// lockBase keeps two runs from making and sweeping directories at the same time. It
+// locks the directory itself, so that nothing is left when the last run has gone.
 func lockBase(base string) (unlock func(), err error) {
-	if err := os.MkdirAll(base, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of runs: %w", err)
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(base, &st); err != nil {
-		return nil, fmt.Errorf("look at the directory of runs: %w", err)
-	}
-	// The temporary directory is everybody's: what stands in another's directory
-	// must not tell us what to remove.
-	if int(st.Uid) != os.Geteuid() || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o077 != 0 {
-		return nil, fmt.Errorf("use %s: it is not a directory that only this user can write; remove it", base)
-	}
-	f, err := os.OpenFile(filepath.Join(base, "."+lockName), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the directory of runs: %w", err)
-	}
 	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
+		if err := os.Mkdir(base, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("make the directory of runs: %w", err)
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(base, &st); errors.Is(err, fs.ErrNotExist) {
+			continue // the last run has just gone
+		} else if err != nil {
+			return nil, fmt.Errorf("look at the directory of runs: %w", err)
+		}
+		// The temporary directory is everybody's: what stands in another's directory
+		// must not tell us what to remove.
+		if int(st.Uid) != os.Geteuid() || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o077 != 0 {
+			return nil, fmt.Errorf("use %s: it is not a directory that only this user can write; remove it", base)
+		}
+		f, err := os.Open(base)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lock the directory of runs: %w", err)
+		}
+		if err := flock(f, unix.LOCK_EX); err != nil {
+			return nil, errors.Join(fmt.Errorf("lock the directory of runs: %w", err), f.Close())
+		}
+		// Whoever held the lock may have removed the directory meanwhile.
+		var locked, there unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &locked) == nil && unix.Lstat(base, &there) == nil && locked.Ino == there.Ino {
+			return func() {
+				_ = os.Remove(base) // not empty while other runs are there
+				_ = f.Close()       // which unlocks
+			}, nil
+		}
+		_ = f.Close()
+	}
+}
+
+// flock locks, over interruptions by signals.
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
 		}
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the directory of runs: %w", err), f.Close())
-	}
-	return func() { _ = f.Close() }, nil // closing unlocks
 }
 
 // tryLock locks a file, or fails with EWOULDBLOCK when another process has. The
@@ -239,7 +258,7 @@ func tryLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/plumb-dev/plumb/test/lab/rundir"
 )
@@ -64,9 +65,37 @@ func TestADeadRunIsCleanedUpAndALivingOneIsNot(t *testing.T) {
 	require.NoError(t, alive.Remove(r.removers()))
 	require.Equal(t, []string{"second", "first", "mine"}, r.asked)
 	require.NoDirExists(t, alive.Path)
+	require.NoDirExists(t, filepath.Join(temp, "plumb-lab"), "the last run takes the directory of runs along")
 	n, err = rundir.Sweep(temp, r.removers())
 	require.NoError(t, err)
 	require.Zero(t, n)
+}
+
+func TestRunsThatComeAndGoDoNotLoseEachOther(t *testing.T) {
+	temp := t.TempDir()
+	var group errgroup.Group
+	for range 20 {
+		group.Go(func() error {
+			for range 20 {
+				d, err := rundir.New(temp)
+				if err != nil {
+					return err
+				}
+				if _, err := rundir.Sweep(temp, nil); err != nil {
+					return err
+				}
+				if _, err := os.Stat(d.File("owned")); err != nil {
+					return err
+				}
+				if err := d.Remove(nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, group.Wait())
+	require.NoDirExists(t, filepath.Join(temp, "plumb-lab"))
 }
 
 func TestWhatCannotBeRemovedStaysWrittenDown(t *testing.T) {
