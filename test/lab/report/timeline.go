@@ -38,11 +38,14 @@ type Timeline struct {
 	transient bool // an unfinished line stands on the terminal
 	waiting   string
 	healed    time.Time
+	// argued are the signatures and grades whose argument was told in full: of the
+	// next verdict of the same only its sentence is, for a cluster has many nodes.
+	argued map[string]bool
 }
 
 // NewTimeline writes to w; began is when the lab was started.
 func NewTimeline(w io.Writer, t Terminal, began time.Time) *Timeline {
-	return &Timeline{p: printer{w: w, term: t}, spoke: began}
+	return &Timeline{p: printer{w: w, term: t}, spoke: began, argued: map[string]bool{}}
 }
 
 // Err is the first error of writing.
@@ -193,6 +196,11 @@ func (t *Timeline) verdict(c judge.Change) {
 	if v.Summary != "" {
 		t.more("", plain, sentence(v.Summary))
 	}
+	kind := v.Signature + " " + c.Grade
+	if t.argued[kind] {
+		return
+	}
+	t.argued[kind] = true
 	if c.Grade != judge.Proven {
 		if v.Reason != "" {
 			t.more("so far", faint, sentence(v.Reason))

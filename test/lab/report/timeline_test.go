@@ -207,3 +207,19 @@ func TestEveryFaultHasItsWords(t *testing.T) {
 	}
 	require.Len(t, seen, 33+1, "the contract has 33 kinds")
 }
+
+func TestTheArgumentOfASignatureIsToldOnce(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	tl := NewTimeline(&out, Terminal{}, at(0))
+	for _, node := range []string{"n1", "n2"} {
+		tl.Change(judge.Change{Kind: judge.Graded, At: at(1), Grade: judge.Proven, Verdict: judge.Verdict{
+			ID: "id-" + node, Signature: "network/x", Grade: judge.Proven, Summary: "it is broken on " + node,
+			Mitigation: "mend it", Proof: []judge.Proof{{Node: node, Claim: "seen"}}, Scope: judge.Scope{Nodes: []string{node}},
+		}})
+	}
+	require.Contains(t, out.String(), "It is broken on n1.")
+	require.Contains(t, out.String(), "It is broken on n2.")
+	require.Equal(t, 1, strings.Count(out.String(), "mend it"))
+	require.Equal(t, 1, strings.Count(out.String(), "proof"))
+}
