@@ -218,8 +218,8 @@ func TestTheArgumentOfASignatureIsToldOnce(t *testing.T) {
 			Mitigation: "mend it", Proof: []judge.Proof{{Node: node, Claim: "seen"}}, Scope: judge.Scope{Nodes: []string{node}},
 		}})
 	}
-	require.Contains(t, out.String(), "It is broken on n1.")
-	require.Contains(t, out.String(), "It is broken on n2.")
+	require.Contains(t, out.String(), "it is broken on n1.")
+	require.Contains(t, out.String(), "it is broken on n2.")
 	require.Equal(t, 1, strings.Count(out.String(), "mend it"))
 	require.Equal(t, 1, strings.Count(out.String(), "proof"))
 }
