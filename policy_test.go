@@ -56,6 +56,11 @@ func rules() []rule {
 		{name: "matching comes before verdicts", under: "aggregator/signature", deny: []string{module + "aggregator/verdict", module + "aggregator/ingest", module + "aggregator/bus"}},
 		{name: "verdicts do not know where batches come from and what keeps them", under: "aggregator/verdict", deny: []string{module + "aggregator/ingest", module + "aggregator/bus"}},
 		{name: "the bus carries bytes and knows nobody", under: "aggregator/bus", deny: []string{module + "aggregator", module + "evidence"}},
+		{name: "nothing that is shipped knows the lab", under: "agent", deny: []string{module + "test", module + "bpf/fabric"}, tests: true},
+		{name: "nothing that is shipped knows the lab", under: "aggregator", deny: []string{module + "test", module + "bpf/fabric"}, tests: true},
+		{name: "nothing that is shipped knows the lab", under: "internal", deny: []string{module + "test", module + "bpf/fabric"}},
+		{name: "a judge sees what the API shows, and nothing else", under: "test/lab/judge", deny: []string{module + "agent", module + "aggregator"}},
+		{name: "a scenario knows no product", under: "test/lab/scenario", deny: []string{module + "agent", module + "aggregator"}},
 		{name: "helpers serve, they know nobody", under: "internal/testutils", deny: []string{module + "agent", module + "aggregator"}},
 		{name: "tests use require", under: ".", deny: []string{"github.com/stretchr/testify/assert"}, tests: true},
 	}
@@ -158,7 +163,7 @@ func TestEveryFileHasItsLicenceHeader(t *testing.T) {
 		head := string(raw[:min(len(raw), 600)])
 		require.Contains(t, head, "// Copyright The Plumb Authors.\n// SPDX-License-Identifier: Apache-2.0\n", "%s has no licence header", path)
 	}
-	for _, pattern := range []string{"Makefile", ".golangci.yaml", ".ci/run", "test/run", "evidence/*.yaml", "evidence/v1/*.proto", "aggregator/api/v1/*.proto", "signatures/*/*.yaml"} {
+	for _, pattern := range []string{"Makefile", ".golangci.yaml", ".ci/run", "test/run", "evidence/*.yaml", "evidence/v1/*.proto", "aggregator/api/v1/*.proto", "signatures/*/*.yaml", "test/lab/scenarios/*.yaml"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, files, pattern)
@@ -168,7 +173,7 @@ func TestEveryFileHasItsLicenceHeader(t *testing.T) {
 			require.Regexp(t, `(?m)^(#|//) Copyright The Plumb Authors\.\n(#|//) SPDX-License-Identifier: Apache-2\.0$`, string(raw[:min(len(raw), 300)]), path)
 		}
 	}
-	for _, pattern := range []string{"bpf/*.c", "bpf/include/*.h"} {
+	for _, pattern := range []string{"bpf/*.c", "bpf/include/*.h", "bpf/fabric/*.c", "bpf/fabric/*.h"} {
 		sources, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, sources, pattern)
@@ -188,7 +193,7 @@ func TestEveryFileHasItsLicenceHeader(t *testing.T) {
 func TestNothingUnfinishedIsLeftInTheTree(t *testing.T) {
 	marks := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b|(?i)\b(place` + `holder|for ` + `now|not ` + `implemented)\b`)
 	texts := goFiles(t)
-	for _, pattern := range []string{"*.md", "docs/*.md", "signatures/*.md", "Makefile", ".ci/run", "test/run", "bpf/*.c", "bpf/include/*.h", "evidence/*.yaml", "evidence/v1/*.proto", "aggregator/api/v1/*.proto", "signatures/*/*.yaml"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "signatures/*.md", "Makefile", ".ci/run", "test/run", "bpf/*.c", "bpf/include/*.h", "bpf/fabric/*.c", "bpf/fabric/*.h", "test/lab/scenarios/*.yaml", "evidence/*.yaml", "evidence/v1/*.proto", "aggregator/api/v1/*.proto", "signatures/*/*.yaml"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, files, pattern)

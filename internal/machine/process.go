@@ -34,6 +34,9 @@ type Spec struct {
 	Args []string
 	// Role is a role of this binary, "" for a command.
 	Role string
+	// Wrap is put before the command line: a program that becomes, or starts, what its
+	// further arguments say.
+	Wrap []string
 	// Netns is a network namespace that /run/netns of the machine names, "" the
 	// machine's own.
 	Netns string
@@ -77,6 +80,7 @@ func (m *Machine) Start(spec Spec) (*Process, error) {
 		line = append([]string{self}, spec.Args...)
 		env = append(env, roleVariable+"="+spec.Role)
 	}
+	line = append(slices.Clone(spec.Wrap), line...)
 	if spec.Netns != "" {
 		line = append([]string{"nsenter", "--net=/run/netns/" + spec.Netns, "--"}, line...)
 	}
