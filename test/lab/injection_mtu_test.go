@@ -87,7 +87,8 @@ func TestMTUFaults(t *testing.T) {
 				b.passes(t, "n3/pod", "n1/pod", 1300)
 				b.loses(t, "n3/pod", "n1/pod", 1319, 1450)
 				require.Zero(t, b.learned(t, "n3/pod", "n1/pod"), "a bridge says nothing")
-				require.Error(t, b.download(t, "n1/pod", "n3/pod", 256<<10, time.Second))
+				// A train of segments that GRO has put together passes (is_skb_forwardable), so
+				// only single packets are sure to be lost.
 				require.NoError(t, b.download(t, "n1/pod", "n3/pod", 500, arriveLimit))
 			},
 		},

@@ -11,13 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linkState is what the kernel forgets when a device goes down: its routes, and
-// its IPv6 addresses unless keep_addr_on_down is set (fib_disable_ip and
-// addrconf_ifdown).
+// linkState is what the kernel forgets when a device goes down: its routes, its
+// neighbours, the permanent ones too, and its IPv6 addresses unless
+// keep_addr_on_down is set (fib_disable_ip, neigh_ifdown and addrconf_ifdown).
 type linkState struct {
-	device    string
-	addresses []netlink.Addr
-	routes    []netlink.Route
+	device     string
+	addresses  []netlink.Addr
+	routes     []netlink.Route
+	neighbours []netlink.Neigh
 }
 
 // linkDown takes a device down and returns what linkUp needs. It runs inside the
@@ -32,6 +33,15 @@ func linkDown(device string) (linkState, error) {
 		return state, fmt.Errorf("take %s down: list its addresses: %w", device, err)
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		neighbours, err := netlink.NeighList(link.Attrs().Index, family)
+		if err != nil {
+			return state, fmt.Errorf("take %s down: list its neighbours: %w", device, err)
+		}
+		for _, n := range neighbours {
+			if n.State&netlink.NUD_PERMANENT != 0 {
+				state.neighbours = append(state.neighbours, n)
+			}
+		}
 		routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 		if err != nil {
 			return state, fmt.Errorf("take %s down: list its routes: %w", device, err)
@@ -67,6 +77,11 @@ func linkUp(state linkState) error {
 		a.ValidLft, a.PreferedLft = 0, 0
 		if err := netlink.AddrReplace(link, &a); err != nil {
 			return fmt.Errorf("bring %s up: give it %s again: %w", state.device, a.IPNet, err)
+		}
+	}
+	for _, n := range state.neighbours {
+		if err := netlink.NeighSet(&n); err != nil {
+			return fmt.Errorf("bring %s up: give it the neighbour %s again: %w", state.device, n.IP, err)
 		}
 	}
 	// A route by a gateway needs the route to the gateway before it.

@@ -16,14 +16,18 @@ import (
 )
 
 const (
-	// XDP_DROP and XDP_PASS of include/uapi/linux/bpf.h.
-	xdpDrop = 1
+	// xdpPass is XDP_PASS of include/uapi/linux/bpf.h.
 	xdpPass = 2
+	// noDevice is an index that no device has: a network namespace numbers its own
+	// from 1.
+	noDevice = 1<<31 - 1
 )
 
 // A ringDrop loses a share of what a node's interface receives. A veth has no ring
-// of descriptors; what XDP drops in its driver it counts in rx_dropped, as a full
-// ring does (veth_xdp_rcv_skb and veth_get_stats64 in drivers/net/veth.c, 5.10 on).
+// of descriptors, and what XDP_DROP drops it counts as xdp_drops, which only ethtool
+// shows. A packet that cannot be redirected to where XDP sends it counts in
+// rx_dropped, as one that a full ring has no room for does (veth_xdp_rcv_skb and
+// veth_get_stats64 in drivers/net/veth.c, 5.10 on).
 type ringDrop struct {
 	program *ebpf.Program
 	link    link.Link
@@ -43,10 +47,12 @@ func newRingDrop(device string, ratio float64) (*ringDrop, error) {
 			asm.FnGetPrandomU32.Call(),
 			// The helper gives 32 bits; the upper half is zero.
 			asm.LoadImm(asm.R1, int64(ratio*math.MaxUint32), asm.DWord),
-			asm.Mov.Imm(asm.R2, xdpPass),
-			asm.JGT.Reg(asm.R0, asm.R1, "end"),
-			asm.Mov.Imm(asm.R2, xdpDrop),
-			asm.Mov.Reg(asm.R0, asm.R2).WithSymbol("end"),
+			asm.JGT.Reg(asm.R0, asm.R1, "pass"),
+			asm.Mov.Imm(asm.R1, noDevice),
+			asm.Mov.Imm(asm.R2, 0),
+			asm.FnRedirect.Call(),
+			asm.Return(),
+			asm.Mov.Imm(asm.R0, xdpPass).WithSymbol("pass"),
 			asm.Return(),
 		},
 	})
