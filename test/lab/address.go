@@ -28,6 +28,8 @@ const (
 	resolverHost  = 53
 	timeHost      = 10
 	vni           = 1
+	// allPods are the pods of every node.
+	allPods = "10.244.0.0/16"
 	// vxlanPort is what flannel uses on Linux: the kernel's own default, from before
 	// the assignment of 4789 (drivers/net/vxlan, vxlan_port).
 	vxlanPort = 8472

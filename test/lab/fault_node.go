@@ -257,17 +257,12 @@ func (c *cluster) spoilToken(_ context.Context, _ int, f scenario.Fault, n *node
 	return nil
 }
 
-// otherToken is that of the next node.
+// otherToken is a good one of the next node, whatever a fault did to that node's own.
 func (c *cluster) otherToken(n *node) ([]byte, error) {
 	if len(c.nodes) < 2 {
 		return nil, fmt.Errorf("a token of another node needs another node")
 	}
-	other := c.nodes[n.index%len(c.nodes)]
-	token, err := os.ReadFile(c.token(other.Name()))
-	if err != nil {
-		return nil, fmt.Errorf("read the token of %s: %w", other.Name(), err)
-	}
-	return token, nil
+	return c.mintToken(c.other(n).Name(), time.Now)
 }
 
 // replaceFile changes a file in one step.

@@ -35,24 +35,22 @@ func (c *cluster) breakTime(f scenario.Fault, back *undos) error {
 		if f.Server >= 0 && f.Server != i {
 			continue
 		}
+		var mend func()
 		switch f.Kind {
 		case scenario.NTPCut:
 			server.Cut(true, clients...)
-			back.add(func(context.Context) error {
-				server.Cut(false, clients...)
-				return nil
-			})
+			mend = func() { server.Cut(false, clients...) }
 		case scenario.NTPSmear:
 			server.Smear(f.Offset, c.length(f), clients...)
+			mend = func() { server.Smear(0, 0, clients...) }
 		default:
 			server.SetOffset(f.Offset, clients...)
+			mend = func() { server.SetOffset(0, clients...) }
 		}
-		if f.Kind != scenario.NTPCut {
-			back.add(func(context.Context) error {
-				server.SetOffset(0, clients...)
-				return nil
-			})
-		}
+		back.add(func(context.Context) error {
+			mend()
+			return nil
+		})
 	}
 	return nil
 }

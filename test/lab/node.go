@@ -96,6 +96,9 @@ func (n *node) overlay(ctx context.Context, o scenario.Overlay, peers []*node) e
 			overlayDevice, overlayMAC(n.index), n.spec.OverlayMTU, vni, lower, n.address, vxlanPort, o.DF),
 		fmt.Sprintf("addr add %s/32 dev %s", podNet(n.index).Addr(), overlayDevice),
 		fmt.Sprintf("link set %s up", overlayDevice),
+		// Pods reach each other by the overlay or not at all. The fabric does know the
+		// way to a pod, for answers to what pods ask of the metadata server and others.
+		fmt.Sprintf("route add blackhole %s", allPods),
 	}
 	var entries []string
 	for _, peer := range peers {

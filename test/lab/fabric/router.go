@@ -220,11 +220,11 @@ func addDefaults(device string, gateways []netip.Prefix, table int) error {
 		return err
 	}
 	for _, g := range gateways {
-		any := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if g.Addr().Is6() {
-			any = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Table: table, Dst: ipNet(any), Gw: g.Addr().AsSlice()}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Table: table, Dst: ipNet(all), Gw: g.Addr().AsSlice()}
 		if err := netlink.RouteAdd(route); err != nil {
 			return fmt.Errorf("add the default route by %s on %s: %w", g.Addr(), device, err)
 		}
