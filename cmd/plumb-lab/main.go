@@ -210,7 +210,9 @@ func (e *environment) suiteCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			names := args
 			switch {
-			case len(names) == 0 && core:
+			case len(names) > 0 && core:
+				return errors.New("give --core or names, not both")
+			case core:
 				names = scenarios.Core()
 			case len(names) == 0:
 				names = scenarios.Names()

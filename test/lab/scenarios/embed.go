@@ -57,7 +57,7 @@ func (e *UnknownError) Error() string {
 // Core returns the names of the scenarios that `make test` runs: between them every
 // shipped signature proven and cleared, the confounders that come closest to each,
 // IPv6, two aggregators, a lost identity and two causes at once. They take about
-// four minutes at three side by side.
+// three minutes at three side by side.
 func Core() []string {
 	return []string{
 		"healthy",
