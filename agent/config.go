@@ -18,7 +18,8 @@ import (
 
 // Config is what the agent is told by flags and environment; it has no file.
 type Config struct {
-	// NodeName is for display and the log. Who the node is, the token decides.
+	// NodeName is for display and the log. Who the node is, the token decides; one that
+	// names another node is not used.
 	NodeName string
 	// PodName and PodNamespace are the agent's own, for the log.
 	PodName, PodNamespace string

@@ -83,9 +83,11 @@ type Config struct {
 	ReconnectSpread time.Duration
 	// BuildTime is when the agent was built; zero when it is not known.
 	BuildTime time.Time
-	// NodeName and Version are display only.
+	// NodeName is what this node is called. Who it is, the aggregator decides by the
+	// token; one that names another node is not used.
 	NodeName string
-	Version  string
+	// Version is display only.
+	Version string
 	// BootID names this run: "<kernel boot id>/<start in boottime nanoseconds>".
 	BootID string
 	// MeasuredTime returns what to ADD to the node's clock to get the true time

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -362,4 +363,22 @@ func TestTheTokenFileIsReadForEveryCall(t *testing.T) {
 		require.Equal(t, "Bearer "+makeToken("uid-1", "the-signature-of-the-first-token"), f.server.tokens[0])
 		require.Equal(t, "Bearer "+second, f.server.tokens[1])
 	})
+}
+
+func TestATokenOfAnotherNodeIsNotUsed(t *testing.T) {
+	f := newFixture(t)
+	f.observe("eth0", 1500)
+	f.cfg.NodeName = "n2" // the token is n1's
+	c, _ := f.run(t)
+	testutils.Eventually(t, 10*time.Second, "the client says why", func() bool {
+		return strings.Contains(c.Status().Endpoints[0].LastError, `is of node "n1", this is node "n2"`)
+	})
+	require.Equal(t, "token", c.Status().Endpoints[0].LastErrorReason)
+	_, err := c.Exchange(context.Background())
+	require.Error(t, err, "no clock is compared under another's name")
+	require.Empty(t, f.server.got(), "and nothing was sent")
+
+	writeToken(t, f.cfg.TokenFile, tokenOf("n2", "uid-2", "signature"))
+	c.Wake()
+	require.Equal(t, "uid-2", f.waitBatches(t, 1)[0].GetBatch().GetNodeUid(), "with its own it goes on")
 }

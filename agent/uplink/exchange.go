@@ -55,7 +55,7 @@ func (c *Client) Exchange(ctx context.Context) (Exchange, error) {
 }
 
 func (e *endpoint) exchange(ctx context.Context, s *session) (Exchange, error) {
-	tok, err := readToken(e.client.cfg.TokenFile)
+	tok, err := e.client.token()
 	if err != nil {
 		return Exchange{}, fmt.Errorf("exchange time with %s: %w", e.name, err)
 	}

@@ -131,9 +131,9 @@ func (e *endpoint) remembers() (uint64, bool) {
 // send sends one batch under the next sequence number and takes the reply over.
 func (e *endpoint) send(ctx context.Context, s *session, b *evidencev1.Batch, sent []loaded) (*evidencev1.PushResponse, error) {
 	c := e.client
-	tok, err := readToken(c.cfg.TokenFile)
+	tok, err := c.token()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w: %w", errLocal, errNoToken, err)
+		return nil, fmt.Errorf("%w: %w", errLocal, err)
 	}
 	for _, l := range sent {
 		episode := &evidencev1.Episode{}

@@ -284,11 +284,13 @@ func (s *testServer) set(f func()) {
 }
 
 // makeToken makes a token of the shape that Kubernetes and the aggregator mint.
-func makeToken(nodeUID, signature string) string {
+func makeToken(nodeUID, signature string) string { return tokenOf("n1", nodeUID, signature) }
+
+func tokenOf(nodeName, nodeUID, signature string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return strings.Join([]string{
 		encode([]byte(`{"alg":"HS256","typ":"JWT"}`)),
-		encode(fmt.Appendf(nil, `{"iss":"plumb","aud":["plumb"],"kubernetes.io":{"node":{"name":"n1","uid":%q}}}`, nodeUID)),
+		encode(fmt.Appendf(nil, `{"iss":"plumb","aud":["plumb"],"kubernetes.io":{"node":{"name":%q,"uid":%q}}}`, nodeName, nodeUID)),
 		encode([]byte(signature)),
 	}, ".")
 }

@@ -22,7 +22,26 @@ const maxTokenBytes = 8 << 10
 type token struct {
 	value   string
 	nodeUID string
+	// nodeName is "" when the token does not say.
+	nodeName string
 }
+
+// token reads the token file for a request. A token of another node is refused
+// here: with it the aggregator would file what this node measures under that one's
+// name, and could not tell.
+func (c *Client) token() (token, error) {
+	t, err := readToken(c.cfg.TokenFile)
+	if err != nil {
+		return token{}, fmt.Errorf("%w: %w", errNoToken, err)
+	}
+	if t.nodeName != "" && c.cfg.NodeName != "" && t.nodeName != c.cfg.NodeName {
+		return token{}, fmt.Errorf("%w: the token in %s is of node %q, this is node %q: give it its own, or mend --node-name", errNoToken, c.cfg.TokenFile, clipName(t.nodeName), c.cfg.NodeName)
+	}
+	return t, nil
+}
+
+// clipName bounds a name that came from a file for a message.
+func clipName(name string) string { return name[:min(len(name), 64)] }
 
 // readToken reads the token file. It is called for every request, for the
 // kubelet replaces the file before the token expires.
@@ -71,7 +90,8 @@ func parseToken(data []byte) (token, error) {
 	var claims struct {
 		Kubernetes struct {
 			Node struct {
-				UID string `json:"uid"`
+				Name string `json:"name"`
+				UID  string `json:"uid"`
 			} `json:"node"`
 		} `json:"kubernetes.io"`
 	}
@@ -85,7 +105,7 @@ func parseToken(data []byte) (token, error) {
 	if len(uid) > 256 {
 		return token{}, fmt.Errorf("the token's node uid has %d bytes, at most 256 are taken", len(uid))
 	}
-	return token{value, uid}, nil
+	return token{value: value, nodeUID: uid, nodeName: claims.Kubernetes.Node.Name}, nil
 }
 
 // redact makes a server's words fit for one log line: without the token, should

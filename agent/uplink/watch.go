@@ -38,9 +38,9 @@ func (e *endpoint) watch(ctx context.Context, s *session) {
 func (e *endpoint) watchOnce(ctx context.Context, s *session) (received bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	tok, err := readToken(e.client.cfg.TokenFile)
+	tok, err := e.client.token()
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", errNoToken, err)
+		return false, err
 	}
 	request := connect.NewRequest(&evidencev1.WatchRequest{BootId: e.client.cfg.BootID})
 	request.Header().Set("Authorization", "Bearer "+tok.value)

@@ -321,6 +321,14 @@ func TestNodeSpeaksOnlyForItself(t *testing.T) {
 	require.Equal(t, connect.CodePermissionDenied, connect.CodeOf(err))
 	require.ErrorContains(t, err, `the batch is of node uid "u1", the token of node n2 with uid "u2"`)
 	require.Zero(t, f.state.count()+f.journal.count())
+
+	// An agent takes the uid from the token that it was given; its name it knows.
+	misled := goodBatch(1)
+	misled.Batch.Agent = &evidencev1.AgentStatus{NodeName: "n2"}
+	_, err = f.service.Push(context.Background(), with("t1", misled))
+	require.Equal(t, connect.CodePermissionDenied, connect.CodeOf(err))
+	require.ErrorContains(t, err, `the batch is of an agent on node "n2", the token of node n1`)
+	require.Zero(t, f.state.count()+f.journal.count())
 }
 
 func TestNothingIsAcknowledgedThatIsNotDurable(t *testing.T) {

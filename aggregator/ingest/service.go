@@ -147,6 +147,11 @@ func (s *Service) push(ctx context.Context, c *caller, req *evidencev1.PushReque
 	if uid := req.GetBatch().GetNodeUid(); req.GetBatch() != nil && uid != c.node.UID {
 		return nil, "foreign", connect.NewError(connect.CodePermissionDenied, fmt.Errorf("the batch is of node uid %q, the token of node %s with uid %q: a node speaks only for itself", clip(uid), c.node.Name, c.node.UID))
 	}
+	// An agent takes its uid from the token, so a token on the wrong node passes the
+	// comparison above. Its own name, which it was started with, does not.
+	if name := req.GetBatch().GetAgent().GetNodeName(); name != "" && name != c.node.Name {
+		return nil, "foreign", connect.NewError(connect.CodePermissionDenied, fmt.Errorf("the batch is of an agent on node %q, the token of node %s: give each node its own token", clip(name), c.node.Name))
+	}
 	check := &checker{catalog: s.cfg.Catalog, limits: &s.cfg.Limits, mended: map[string]int{}}
 	if err := check.check(req); err != nil {
 		reason := "invalid"
