@@ -172,6 +172,7 @@ func TestAFaultThatTheKernelRefusesIsTakenBack(t *testing.T) {
 }
 
 func TestICMPFilter(t *testing.T) {
+	t.Parallel()
 	for _, family := range []string{"ipv4", "ipv6"} {
 		t.Run(family, func(t *testing.T) {
 			t.Parallel()

@@ -34,11 +34,13 @@ const onNodes = `
 
 // A silent limit in the fabric is exact to the byte of the packet that crosses it,
 // the outer one of pods' packets, in the directions that were asked for.
-func TestPathDropLarger(t *testing.T) {
+func TestPathFaults(t *testing.T) {
+	t.Parallel()
 	for name, spec := range fabrics() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, spec)
+			t.Run("bulk over TCP", b.noTrain)
 			t.Run("between zones, both ways, without an answer", b.dropLargerSilently)
 			t.Run("between zones, both ways, with answers", b.dropLargerWithAnswers)
 			t.Run("of loss, fragments, rate and way", b.otherPathFaults)
@@ -245,24 +247,21 @@ func (b *bed) cutPairs(t *testing.T, spots []string) []string {
 	return out
 }
 
-// What the nodes' kernel would put together or take apart for speed reaches the
-// fabric as packets, so that it drops what a wire would drop.
-func TestNoTrainReachesTheFabric(t *testing.T) {
-	t.Parallel()
-	for _, spec := range fabrics() {
-		b := newBed(t, spec)
-		before := ports(t, b)
-		require.NoError(t, b.transfer(t, "n1/pod", "n3/pod", 4<<20, 20*time.Second))
-		for name, now := range ports(t, b) {
-			require.Zero(t, now.Trains, "trains at port %s", name)
-			require.Zero(t, now.Oversize, "oversize at port %s", name)
-		}
-		sent := ports(t, b)["n1"]
-		packets, bytes := sent.Packets-before["n1"].Packets, sent.Bytes-before["n1"].Bytes
-		require.Greater(t, bytes, uint64(4<<20))
-		require.LessOrEqual(t, bytes/packets, uint64(1500))
-		require.Greater(t, bytes/packets, uint64(1000), "full packets, not crumbs")
+// noTrain says that what the nodes' kernel would put together or take apart for speed
+// reaches the fabric as packets, so that it drops what a wire would drop.
+func (b *bed) noTrain(t *testing.T) {
+	before := ports(t, b)
+	require.NoError(t, b.transfer(t, "n1/pod", "n3/pod", 4<<20, 20*time.Second))
+	require.NoError(t, b.transfer(t, "n1", "n3", 4<<20, 20*time.Second))
+	after := ports(t, b)
+	for name, now := range after {
+		require.Zero(t, now.Trains, "trains at port %s", name)
+		require.Zero(t, now.Oversize, "oversize at port %s", name)
 	}
+	packets, bytes := after["n1"].Packets-before["n1"].Packets, after["n1"].Bytes-before["n1"].Bytes
+	require.Greater(t, bytes, uint64(8<<20))
+	require.LessOrEqual(t, bytes/packets, uint64(1500))
+	require.Greater(t, bytes/packets, uint64(1000), "full packets, not crumbs")
 }
 
 func ports(t *testing.T, b *bed) map[string]fabric.PortCounters {

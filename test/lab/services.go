@@ -44,9 +44,6 @@ func (c *cluster) serve(what string, run func(context.Context) error) {
 // startServices starts metadata, time and DNS.
 func (c *cluster) startServices(ctx context.Context) error {
 	c.services = &services{}
-	if err := c.hidePods(ctx); err != nil {
-		return err
-	}
 	if err := c.startMetadata(ctx); err != nil {
 		return err
 	}
@@ -63,18 +60,6 @@ func (c *cluster) startServices(ctx context.Context) error {
 		c.serve(fmt.Sprintf("time server %d", i), func(ctx context.Context) error { return server.Serve(ctx, conn) })
 	}
 	return c.startDNS()
-}
-
-// hidePods keeps the fabric from carrying pods' packets beside the overlay: it has
-// routes to pods for the metadata server's answers, and a network that pods have an
-// overlay for knows none of them.
-func (c *cluster) hidePods(ctx context.Context) error {
-	if c.scenario.Overlay.Kind == "none" {
-		return nil
-	}
-	pods := netip.PrefixFrom(podNet(0).Addr(), 16)
-	_, err := newFilter(ctx, c.fabricMachine, "", "plumb_lab_overlay", chain("forward", fmt.Sprintf("ip daddr %s drop", pods)))
-	return err
 }
 
 // timeServer is where a time server answers.

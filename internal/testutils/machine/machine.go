@@ -4,106 +4,47 @@
 package machine
 
 import (
-	"bytes"
-	"fmt"
+	"context"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strconv"
-	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
+	node "github.com/plumb-dev/plumb/internal/machine"
 	"github.com/plumb-dev/plumb/internal/testutils"
 )
 
 const (
-	roleVariable = "PLUMB_MACHINE_ROLE"
-	initRole     = "machine-init"
-	getRole      = "machine-get"
+	// commandLimit is how long a command may take that Run and the like wait for;
+	// those of the tests take seconds at the most.
+	commandLimit = time.Minute
+	// getLimit is how long an answer to Get may take, on a machine that is busy.
+	getLimit = 10 * time.Second
 )
 
-// A Role is a program that a machine runs; it is given the arguments that Role
-// was called with.
-type Role func(args []string) error
+// A Role is a program that a machine runs.
+type Role = node.Role
 
-// Main runs the tests, or whatever a machine started this binary for. It does not
-// return.
+// Main runs the tests, or the role that a machine started this binary for. It does
+// not return.
 func Main(m *testing.M, roles map[string]Role) {
-	name := os.Getenv(roleVariable)
-	switch name {
-	case "":
-		os.Exit(m.Run())
-	case initRole:
-		exit(name, beInit())
-	case getRole:
-		exit(name, get(os.Args[1:]))
-	}
-	run, known := roles[name]
-	if !known {
-		exit(name, fmt.Errorf("start role: there is none of this name"))
-	}
-	exit(name, run(os.Args[1:]))
+	node.Main(roles)
+	os.Exit(m.Run())
 }
 
-func exit(role string, err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, role+":", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
-
-// A Machine is a node of its own.
+// A Machine is a node of its own. Methods that it does not have itself are those of
+// internal/machine.
 type Machine struct {
+	*node.Machine
 	// Name is for messages.
 	Name string
 
-	tb   testing.TB
-	init *exec.Cmd
-	mu   sync.Mutex
-	logs map[string]*bytes.Buffer
-}
-
-func beInit() error {
-	for _, step := range []struct {
-		what string
-		do   func() error
-	}{
-		{"make mounts private", func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }},
-		{"mount /proc", func() error { return unix.Mount("proc", "/proc", "proc", 0, "") }},
-		{"mount /sys", func() error { return unix.Mount("sysfs", "/sys", "sysfs", 0, "") }},
-		{"mount /run", func() error { return unix.Mount("run", "/run", "tmpfs", 0, "") }},
-	} {
-		if err := step.do(); err != nil {
-			return fmt.Errorf("%s: %w", step.what, err)
-		}
-	}
-	// What is orphaned in a PID namespace becomes a child of its init, and a zombie
-	// unless that waits.
-	orphans := make(chan os.Signal, 1)
-	signal.Notify(orphans, syscall.SIGCHLD)
-	go func() {
-		for range orphans {
-			for pid := 1; pid > 0; {
-				pid, _ = unix.Wait4(-1, nil, unix.WNOHANG, nil)
-			}
-		}
-	}()
-	fmt.Println("ready")
-	// The parent holds the other end of stdin; when it is gone, so is the machine.
-	buffer := make([]byte, 1)
-	for {
-		if _, err := os.Stdin.Read(buffer); err != nil {
-			return nil
-		}
-	}
+	tb testing.TB
 }
 
 // New makes a machine with lo up and IPv6 off, so that nothing changes by itself
@@ -111,68 +52,39 @@ func beInit() error {
 func New(tb testing.TB, name string) *Machine {
 	tb.Helper()
 	testutils.SkipUnlessRoot(tb)
-	self, err := os.Executable()
+	m, err := node.New(tb.Context(), node.Config{Name: name})
 	require.NoError(tb, err)
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), roleVariable+"="+initRole)
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS,
-		Pdeathsig:  syscall.SIGKILL,
-	}
-	stdin, err := cmd.StdinPipe()
-	require.NoError(tb, err)
-	stdout, err := cmd.StdoutPipe()
-	require.NoError(tb, err)
-	require.NoError(tb, cmd.Start())
-	m := &Machine{Name: name, tb: tb, init: cmd, logs: map[string]*bytes.Buffer{}}
-	tb.Cleanup(func() {
-		stdin.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if tb.Failed() {
-			m.dump()
-		}
-	})
-	ready := make([]byte, 6)
-	_, err = stdout.Read(ready)
-	require.NoError(tb, err)
-	require.Equal(tb, "ready\n", string(ready), "machine %s did not start", name)
-	m.Run("ip", "link", "set", "lo", "up")
-	m.Sysctl("net.ipv6.conf.all.disable_ipv6", "1")
-	m.Sysctl("net.ipv6.conf.default.disable_ipv6", "1")
-	return m
+	tb.Cleanup(func() { require.NoError(tb, m.Close()) })
+	return &Machine{Machine: m, Name: name, tb: tb}
 }
 
-// PID is the machine's init as the test sees it. /proc/PID/ns and /proc/PID/net
-// are the machine's.
-func (m *Machine) PID() int { return m.init.Process.Pid }
-
-// Command makes a command that will run inside.
-func (m *Machine) Command(args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(m.PID()), "-n", "-m", "-p", "-u", "--"}, args...)...)
+// limited is not of the test's own context: that ends before cleanups run.
+func limited() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), commandLimit)
 }
 
 // Run runs a command inside, returns its output, and fails the test if it fails.
 func (m *Machine) Run(args ...string) string {
 	m.tb.Helper()
-	out, err := m.Command(args...).CombinedOutput()
-	require.NoError(m.tb, err, "%s: %s: %s", m.Name, strings.Join(args, " "), out)
-	return string(out)
+	return m.Feed("", args...)
 }
 
-// Feed runs a command inside with that standard input, as ip -batch - needs it.
-func (m *Machine) Feed(input string, args ...string) {
+// Feed is Run with that standard input.
+func (m *Machine) Feed(input string, args ...string) string {
 	m.tb.Helper()
-	cmd := m.Command(args...)
-	cmd.Stdin = strings.NewReader(input)
-	out, err := cmd.CombinedOutput()
-	require.NoError(m.tb, err, "%s: %s: %s", m.Name, strings.Join(args, " "), out)
+	ctx, cancel := limited()
+	defer cancel()
+	out, err := m.Machine.Feed(ctx, input, args...)
+	require.NoError(m.tb, err)
+	return out
 }
 
-// IP runs ip(8) command lines.
+// IP runs ip(8) command lines, without the word ip. A line may begin with "-n NAME".
 func (m *Machine) IP(lines ...string) {
 	m.tb.Helper()
-	m.Feed(strings.Join(lines, "\n")+"\n", "ip", "-batch", "-")
+	ctx, cancel := limited()
+	defer cancel()
+	require.NoError(m.tb, m.Machine.IP(ctx, lines...))
 }
 
 // Veth makes a pair of which one end is in each machine. It runs outside of both
@@ -180,7 +92,9 @@ func (m *Machine) IP(lines ...string) {
 // number.
 func Veth(a *Machine, aName string, b *Machine, bName string) {
 	a.tb.Helper()
-	out, err := exec.Command("nsenter", "-t", strconv.Itoa(a.PID()), "-n", "--",
+	ctx, cancel := limited()
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "nsenter", "-t", strconv.Itoa(a.PID()), "-n", "--",
 		"ip", "link", "add", aName, "type", "veth", "peer", "name", bName, "netns", strconv.Itoa(b.PID())).CombinedOutput()
 	require.NoError(a.tb, err, "join %s and %s: %s", a.Name, b.Name, out)
 	a.IP("link set " + aName + " up")
@@ -190,46 +104,21 @@ func Veth(a *Machine, aName string, b *Machine, bName string) {
 // Sysctl sets one of the machine's own kernel parameters.
 func (m *Machine) Sysctl(key, value string) {
 	m.tb.Helper()
-	m.Feed(value, "tee", "/proc/sys/"+strings.ReplaceAll(key, ".", "/"))
+	require.NoError(m.tb, m.Machine.Sysctl("", key, value))
 }
 
-// Get says whether a URL answers with status 200 inside.
+// Get asks a URL, whose host is a literal address, from inside and says whether it
+// answers with status 200. Without an answer, body is why.
 func (m *Machine) Get(url string) (body string, ok bool) {
 	m.tb.Helper()
-	cmd := m.roleCommand(getRole, url)
-	var out bytes.Buffer
-	cmd.Stdout = &out
-	err := cmd.Run()
-	return out.String(), err == nil
-}
-
-// get URL: prints the body; succeeds on status 200.
-func get(args []string) error {
-	client := http.Client{Timeout: 10 * time.Second}
-	response, err := client.Get(args[0])
+	transport := &http.Transport{DialContext: m.DialContext("")}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, Timeout: getLimit}
+	response, err := client.Get(url)
 	if err != nil {
-		return err
+		return err.Error(), false
 	}
 	defer response.Body.Close()
-	var body bytes.Buffer
-	if _, err := body.ReadFrom(response.Body); err != nil {
-		return err
-	}
-	fmt.Print(body.String())
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("get %s: status %s", args[0], response.Status)
-	}
-	return nil
-}
-
-func (m *Machine) dump() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for name, b := range m.logs {
-		text := b.String()
-		if len(text) > 6000 {
-			text = "…" + text[len(text)-6000:]
-		}
-		m.tb.Logf("── %s on %s ──\n%s", name, m.Name, text)
-	}
+	raw, err := io.ReadAll(response.Body)
+	return string(raw), err == nil && response.StatusCode == http.StatusOK
 }
