@@ -19,11 +19,11 @@ run: product ## Run Plumb on this machine, really: agent, aggregator, verdicts; 
 	@bin/plumb local
 
 .PHONY: demo
-demo: build packages ## A cluster of namespaces, a real MTU fault, the verdict with its proof, the mend (root, two minutes)
-	@bin/plumb-lab demo
+demo: build packages ## A cluster of namespaces, a real MTU fault, the verdict with its proof, the mend (root, two minutes; installs what it needs and says what)
+	@bin/plumb-lab run demo
 
 .PHONY: lab
-lab: build packages ## Every built-in scenario of faults, side by side, with a table (root)
+lab: build packages ## Every built-in scenario of faults, side by side, with a table (root, 20 minutes; installs what it needs and says what)
 	@bin/plumb-lab suite
 
 .PHONY: build

@@ -54,9 +54,12 @@ const (
 
 func main() {
 	machine.Main(lab.Roles())
+	// A reader that went away must not end the lab before it has cleaned up.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	// The first signal ends the run in order, a second one at once.
+	context.AfterFunc(ctx, stop)
 	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
 	os.Exit(status)
 }
 

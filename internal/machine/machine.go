@@ -221,6 +221,10 @@ func inNetns(line string) (netns, rest string) {
 func (m *Machine) Feed(ctx context.Context, input string, args ...string) (string, error) {
 	inside := m.Command(args...)
 	cmd := exec.CommandContext(ctx, inside.Path, inside.Args[1:]...)
+	// nsenter forks for the PID namespace, so its end is not the command's; and a
+	// Ctrl-C at a terminal is for the caller.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	cmd.Stdin = strings.NewReader(input)
 	out, err := cmd.CombinedOutput()

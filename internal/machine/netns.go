@@ -5,6 +5,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -18,6 +19,11 @@ import (
 // netnsFile opens a network namespace: one that /run/netns of the machine names,
 // or the machine's own for "".
 func (m *Machine) netnsFile(netns string) (*os.File, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, errors.New("the machine has ended")
+	}
 	path := fmt.Sprintf("/proc/self/fd/%d", m.netns.Fd())
 	if netns != "" {
 		path = m.Path(filepath.Join("/run/netns", netns))

@@ -40,8 +40,10 @@ type Spec struct {
 	// Netns is a network namespace that /run/netns of the machine names, "" the
 	// machine's own.
 	Netns string
-	// Env is added to the caller's environment.
-	Env []string
+	// Env is added to the caller's environment, or, with OnlyEnv, to its PATH and
+	// TMPDIR alone.
+	Env     []string
+	OnlyEnv bool
 	// Files are inherited from file descriptor 3 on. The caller closes its own.
 	Files []*os.File
 	// OnLine is called with each line of standard output, in order, from one
@@ -72,6 +74,9 @@ type Process struct {
 func (m *Machine) Start(spec Spec) (*Process, error) {
 	line := spec.Args
 	env := append(os.Environ(), spec.Env...)
+	if spec.OnlyEnv {
+		env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}, spec.Env...)
+	}
 	if spec.Role != "" {
 		self, err := os.Executable()
 		if err != nil {

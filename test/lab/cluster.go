@@ -53,6 +53,8 @@ type cluster struct {
 	serving        sync.WaitGroup
 
 	mu sync.Mutex
+	// logs are open until the end.
+	logs []*os.File
 	// marks are what etcd's application felt.
 	marks []mark
 	// failures are what should not have happened: a server that failed, a child
@@ -273,24 +275,31 @@ func (c *cluster) node(name string) *node {
 	return nil
 }
 
-// log opens a file for what a process writes. It is closed with the lab.
+// log opens a file for what a process writes. It is closed with the cluster.
 func (c *cluster) log(name string) (*os.File, error) {
 	path := c.dir.File("logs", strings.ReplaceAll(name, "/", "-")+".log")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of %s: %w", filepath.Base(name), err)
 	}
+	c.mu.Lock()
+	c.logs = append(c.logs, f)
+	c.mu.Unlock()
 	return f, nil
 }
 
 // fail notes what should not have happened.
 func (c *cluster) fail(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.closed {
-		c.failures = append(c.failures, fmt.Sprintf(format, args...))
+	if !c.closed && len(c.failures) < maxFailures && !slices.Contains(c.failures, text) {
+		c.failures = append(c.failures, text)
 	}
 }
+
+// maxFailures bounds what is kept of a run in which everything fails.
+const maxFailures = 64
 
 // troubles are the failures so far, with every child that ended by itself.
 func (c *cluster) troubles() []string {
@@ -380,6 +389,11 @@ func (c *cluster) close(ctx context.Context) error {
 		if m != nil {
 			collect(m.Close())
 		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.logs {
+		collect(f.Close())
 	}
 	return errors.Join(problems...)
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -276,4 +275,10 @@ func removers() map[string]rundir.Remover {
 }
 
 // SweepDead cleans up after runs that were killed, and returns how many there were.
-func SweepDead() (int, error) { return rundir.Sweep(os.TempDir(), removers()) }
+func SweepDead() (int, error) {
+	temp, err := tempDir()
+	if err != nil {
+		return 0, err
+	}
+	return rundir.Sweep(temp, removers())
+}

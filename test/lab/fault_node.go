@@ -58,8 +58,6 @@ func (c *cluster) changeMTU(_ context.Context, _ int, f scenario.Fault, n *node,
 		return n.changeMTU("", n.pods[podNetns].port(), f.MTU, back)
 	default:
 		for _, p := range n.pods {
-			// Growing, the receiver comes first, and shrinking last: in between no packet
-			// may die that the fault does not mean.
 			if err := n.changeMTU("", p.port(), f.MTU, back); err != nil {
 				return err
 			}
@@ -141,7 +139,13 @@ func (c *cluster) flapLink(ctx context.Context, i int, f scenario.Fault, n *node
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	go func() { done <- c.flap(running, i, f, n, down) }()
+	go func() {
+		err := c.flap(running, i, f, n, down)
+		if err != nil {
+			c.fail("%s of %s on %s: %v", f.Kind, f.Device, n.Name(), err)
+		}
+		done <- err
+	}()
 	back.add(func(context.Context) error {
 		stop()
 		return <-done

@@ -48,7 +48,7 @@ func (c *cluster) breakPath(i int, f scenario.Fault, back *undos) error {
 
 // rule sets one rule; "" stands for any port.
 func (c *cluster) rule(i int, r fabric.Rule, from, to string, back *undos) error {
-	r.ID, r.From, r.To = fmt.Sprintf("fault-%d-%s-%s", i, from, to), from, to
+	r.ID, r.From, r.To = fmt.Sprintf("fault %d %s>%s", i, from, to), from, to
 	if err := c.fabric.Set(r); err != nil {
 		return err
 	}

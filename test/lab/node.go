@@ -208,5 +208,5 @@ func shortName(name string, index int) string {
 		}
 		return r
 	}, name)
-	return fmt.Sprintf("f%d%.9s", index, clean)
+	return fmt.Sprintf("f%d-%.9s", index, clean)
 }

@@ -77,16 +77,22 @@ func (r *runner) play(ctx context.Context) error {
 			running = !r.over(now)
 		}
 	}
+	// Nothing counts any more from here on: what is taken back now is only so that
+	// the end is quick.
+	stop()
+	watchers.Wait()
 	stopInjecting()
 	if !done {
 		injected = <-faults
 	}
-	if injected != nil && !errors.Is(injected, context.Canceled) {
-		return injected
-	}
 	r.affected(time.Now())
+	// What was being injected when the run was cut short failed for that reason,
+	// whatever its commands say of it.
 	if ctx.Err() != nil {
 		return r.cutShort(ctx)
+	}
+	if injected != nil && !errors.Is(injected, context.Canceled) {
+		return injected
 	}
 	return nil
 }
@@ -218,11 +224,14 @@ func (r *runner) injectAll(ctx context.Context) error {
 	})
 	back := map[int]undo{}
 	defer func() {
-		// What was not taken back by the script goes with the namespaces; processes
-		// that were stopped and cgroups that were throttled would only be slow to end.
-		for _, u := range back {
-			if err := u(context.WithoutCancel(ctx)); err != nil && ctx.Err() == nil {
-				r.cluster.fail("%v", err)
+		// The rest goes with the namespaces; processes that are stopped or starved would
+		// be slow to end.
+		for i, f := range r.scenario.Faults {
+			switch f.Kind {
+			case scenario.AgentFreeze, scenario.ReceiverFrozen, scenario.EtcdCPUStarved, scenario.LinkFlap:
+				if u := back[i]; u != nil {
+					_ = u(context.WithoutCancel(ctx)) // the run is over
+				}
 			}
 		}
 	}()
@@ -274,13 +283,14 @@ func (r *runner) healed(i int) {
 func (r *runner) affected(now time.Time) {
 	for i, f := range r.scenario.Faults {
 		r.mu.Lock()
-		injected, told := r.observation.Faults[i].InjectedAt, r.told[i]
+		injected, ended, told := r.observation.Faults[i].InjectedAt, r.observation.Faults[i].EndedAt, r.told[i]
 		r.mu.Unlock()
 		if injected.IsZero() || now.Sub(injected) < stallKnown {
 			continue
 		}
 		at, what, found := r.cluster.firstAffected(f, injected)
-		if !found {
+		// After the end it was something else.
+		if !found || ended != nil && at.After(*ended) {
 			continue
 		}
 		r.mu.Lock()

@@ -52,8 +52,8 @@ type daemon struct {
 
 	mu      sync.Mutex
 	process *machine.Process
-	// down says that it is meant not to run.
-	down bool
+	// down says that it is meant not to run, wasDown that it once was.
+	down, wasDown bool
 	// past is what earlier processes of it used.
 	past  time.Duration
 	since time.Duration
@@ -136,7 +136,7 @@ func httpInside(m *machine.Machine) *http.Client {
 func (d *daemon) kill() {
 	d.mu.Lock()
 	p := d.process
-	d.down = true
+	d.down, d.wasDown = true, true
 	d.mu.Unlock()
 	if p == nil {
 		return
@@ -171,9 +171,12 @@ func (d *daemon) sample() {
 		return // it has ended; Wait tells then
 	}
 	d.mu.Lock()
-	d.since = u.cpu
-	d.peak = max(d.peak, u.maxRSSBytes)
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	// A fault may have ended it meanwhile, and then it is accounted for.
+	if d.process == p {
+		d.since = u.cpu
+		d.peak = max(d.peak, u.maxRSSBytes)
+	}
 }
 
 func (d *daemon) account(p *machine.Process) {

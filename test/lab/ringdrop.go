@@ -39,7 +39,7 @@ func newRingDrop(device string, ratio float64) (*ringDrop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("drop at the ring of %s: %w", device, err)
 	}
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+	spec := &ebpf.ProgramSpec{
 		Name: "lab_ring_drop", Type: ebpf.XDP, License: "Dual BSD/GPL",
 		// Without it the driver refuses an MTU above a page.
 		Flags: unix.BPF_F_XDP_HAS_FRAGS,
@@ -55,7 +55,13 @@ func newRingDrop(device string, ratio float64) (*ringDrop, error) {
 			asm.Mov.Imm(asm.R0, xdpPass).WithSymbol("pass"),
 			asm.Return(),
 		},
-	})
+	}
+	program, err := ebpf.NewProgram(spec)
+	if errors.Is(err, unix.EINVAL) {
+		// Kernels before 5.18 do not know the flag.
+		spec.Flags = 0
+		program, err = ebpf.NewProgram(spec)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("drop at the ring of %s: load the program: %w", device, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -89,7 +90,11 @@ func Run(ctx context.Context, opts Options) (result report.Result, err error) {
 	} else if n > 0 {
 		opts.Timeline.Note(time.Now(), fmt.Sprintf("cleaned up after %d dead run(s)", n))
 	}
-	dir, err := rundir.New(os.TempDir())
+	temp, err := tempDir()
+	if err != nil {
+		return report.Result{}, &UnusableError{err}
+	}
+	dir, err := rundir.New(temp)
 	if err != nil {
 		return report.Result{}, &UnusableError{err}
 	}
@@ -109,9 +114,7 @@ func Run(ctx context.Context, opts Options) (result report.Result, err error) {
 		return r.notStarted(run, err)
 	}
 	defer func() {
-		closing, done := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
-		defer done()
-		if problem := r.cluster.close(closing); problem != nil {
+		if problem := closeWithin(closeLimit, r.cluster); problem != nil {
 			err = errors.Join(err, problem)
 		}
 	}()
@@ -124,6 +127,36 @@ func Run(ctx context.Context, opts Options) (result report.Result, err error) {
 		opts.Keep(ctx, r.cluster.places())
 	}
 	return result, nil
+}
+
+// closeWithin takes a cluster down, and lets go of it when that takes too long: with
+// this process its namespaces end all the same, and the next run removes the rest.
+func closeWithin(limit time.Duration, c *cluster) error {
+	done := make(chan error, 1)
+	go func() { done <- c.close(context.Background()) }()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("take the cluster down: not done within %s; the next run cleans up", limit)
+	}
+}
+
+// tempDir is where runs are kept: absolute, and not below what every machine covers
+// with a mount of its own.
+func tempDir() (string, error) {
+	temp, err := filepath.Abs(os.TempDir())
+	if err != nil {
+		return "", fmt.Errorf("find the temporary directory: %w", err)
+	}
+	for _, covered := range []string{"/run", "/proc", "/sys"} {
+		if temp == covered || strings.HasPrefix(temp, covered+"/") {
+			return "", fmt.Errorf("use the temporary directory %s: the lab's nodes have a %s of their own, so they would not see it; set TMPDIR to another, for example /tmp", temp, covered)
+		}
+	}
+	return temp, nil
 }
 
 // notStarted tells apart a machine that cannot carry the cluster and a run that was
@@ -167,7 +200,7 @@ func usable(s *scenario.Scenario) error {
 // commands says which program of the machine is missing, and the Debian package
 // that has it.
 func commands(s *scenario.Scenario) error {
-	wanted := [][2]string{{"ip", "iproute2"}, {"bridge", "iproute2"}, {"nsenter", "util-linux"}, {"ethtool", "ethtool"}}
+	wanted := [][2]string{{"ip", "iproute2"}, {"bridge", "iproute2"}, {"nsenter", "util-linux"}}
 	if len(s.ControlPlaneNodes()) > 0 {
 		wanted = append(wanted, [2]string{"mkfs.ext4", "e2fsprogs"})
 	}

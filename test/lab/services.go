@@ -96,6 +96,9 @@ func (c *cluster) startMetadata(ctx context.Context) error {
 	for _, address := range listen {
 		l, err := c.fabricMachine.Listen("", "tcp", address)
 		if err != nil {
+			for _, open := range listeners {
+				err = errors.Join(err, open.Close())
+			}
 			return fmt.Errorf("start the metadata server: %w", err)
 		}
 		listeners = append(listeners, l)
@@ -147,7 +150,7 @@ func (c *cluster) startDNS() error {
 	}
 	listener, err := n.Listen(resolverNetns, "tcp", c.resolver().String())
 	if err != nil {
-		return fmt.Errorf("start the resolver: %w", err)
+		return fmt.Errorf("start the resolver: %w", errors.Join(err, packets.Close()))
 	}
 	c.serve("resolver", func(ctx context.Context) error { return server.Serve(ctx, packets, listener) })
 	return nil

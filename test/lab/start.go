@@ -28,24 +28,31 @@ func (c *cluster) startProduct(ctx context.Context) error {
 	if err := credentials(ctx, c.programs[aggregatorProgram], c.dir.File("keys"), hosts, c.nodes); err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
 	for i, d := range c.aggregators {
 		if err := c.describeAggregator(i, d); err != nil {
 			return err
 		}
-		group.Go(func() error { return d.start(ctx) })
 	}
-	if err := group.Wait(); err != nil {
+	if err := together(ctx, c.aggregators); err != nil {
 		return err
 	}
-	group, ctx = errgroup.WithContext(context.WithoutCancel(ctx))
+	var agents []*daemon
 	for _, n := range c.nodes {
-		d, err := c.describeAgent(n)
+		d, err := c.describeAgent(ctx, n)
 		if err != nil {
 			return err
 		}
 		c.agents[n.Name()] = d
-		group.Go(func() error { return d.start(ctx) })
+		agents = append(agents, d)
+	}
+	return together(ctx, agents)
+}
+
+// together starts daemons at the same time.
+func together(ctx context.Context, daemons []*daemon) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, d := range daemons {
+		group.Go(func() error { return d.start(groupCtx) })
 	}
 	return group.Wait()
 }
@@ -62,7 +69,8 @@ func (c *cluster) describeAggregator(i int, d *daemon) error {
 	}
 	keys := c.dir.File("keys")
 	d.spec = machine.Spec{
-		Name: "aggregator", Log: log,
+		// What the caller has set for its own must not change what is measured.
+		Name: "aggregator", Log: log, OnlyEnv: true,
 		Args: []string{
 			c.programs[aggregatorProgram],
 			"--listen-address", c.ingest(i).String(), "--api-address", apiAddress, "--metrics-address", aggMetrics,
@@ -77,7 +85,7 @@ func (c *cluster) describeAggregator(i int, d *daemon) error {
 
 // describeAgent says how a node's agent is started. Its token and its clock are
 // files that faults replace.
-func (c *cluster) describeAgent(n *node) (*daemon, error) {
+func (c *cluster) describeAgent(ctx context.Context, n *node) (*daemon, error) {
 	log, err := c.log("agent-" + n.Name())
 	if err != nil {
 		return nil, err
@@ -93,12 +101,12 @@ func (c *cluster) describeAgent(n *node) (*daemon, error) {
 	for i := range timeServers {
 		args = append(args, "--time-server", fmt.Sprintf("operator-%c=%s", 'a'+i, c.timeServer(i)))
 	}
-	if _, err := n.Run(context.Background(), "mkdir", "-m", "0700", "-p", "/run/plumb-agent"); err != nil {
+	if _, err := n.Run(ctx, "mkdir", "-m", "0700", "-p", "/run/plumb-agent"); err != nil {
 		return nil, err
 	}
 	return &daemon{
 		machine: n.Machine, http: httpInside(n.Machine), healthURL: "http://" + agentMetrics + "/healthz",
-		spec: machine.Spec{Name: "agent", Args: args, Log: log, Env: []string{clockVariable + "=" + c.clockFile(n.Name())}},
+		spec: machine.Spec{Name: "agent", Args: args, Log: log, OnlyEnv: true, Env: []string{clockVariable + "=" + c.clockFile(n.Name())}},
 	}, nil
 }
 

@@ -76,7 +76,7 @@ func (r *runner) meantDown(i int) bool {
 	d := r.cluster.aggregators[i]
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.down || d.past > 0
+	return d.wasDown
 }
 
 // sample reads now and then what the product used and how much it sent, and tells
