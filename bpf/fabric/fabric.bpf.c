@@ -60,9 +60,11 @@ static __always_inline bool over_rate(__u32 slot, struct rule *rule, __u32 lengt
 	full = bucket->full_ns;
 	if (full < now)
 		full = now;
+	// Emptier than empty is what a packet made it that still saw the slot's last rule.
+	if (full > now + rule->burst_ns)
+		full = now + rule->burst_ns;
 	over = full + cost > now + rule->burst_ns;
-	if (!over)
-		bucket->full_ns = full + cost;
+	bucket->full_ns = over ? full : full + cost;
 	bpf_spin_unlock(&bucket->lock);
 	return over;
 }

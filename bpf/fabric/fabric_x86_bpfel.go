@@ -13,6 +13,16 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type fabricBucket struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Pad    uint32
+	FullNs uint64
+}
+
 type fabricDestinationKey struct {
 	_            structs.HostLayout
 	PrefixLength uint32

@@ -15,7 +15,9 @@
 #define SECOND 1000000000ULL
 
 #define MAX_PORTS 256
-#define MAX_RULES 1024
+// One for each ordered pair of 60 nodes (3540), and some more. A rule has 56 bytes
+// here and 64 on each CPU: 224 KiB, and 256 KiB a CPU.
+#define MAX_RULES 4096
 // How many rules may hold for one ordered pair at once.
 #define MAX_PAIR_RULES 16
 #define MAX_DESTINATIONS 1024
@@ -136,13 +138,14 @@ struct bpf_spin_lock {
 struct bucket {
 	struct bpf_spin_lock lock;
 	__u32 pad;
-	// CLOCK_MONOTONIC at which the bucket is full again. A value that a slot's last
-	// rule left behind is in the past or nearly so and needs no reset.
+	// CLOCK_MONOTONIC at which the bucket is full again. What a slot's last rule left
+	// behind can be as far ahead as that one's burst took; the slot's next rule resets
+	// it.
 	__u64 full_ns;
 };
 
-// Key: the rule's slot. Value: its policer. User space never writes here: an update
-// would race with the lock's holder.
+// Key: the rule's slot. Value: its policer. User space writes here only with the lock
+// held (BPF_F_LOCK): another update would race with its holder.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_RULES);

@@ -26,7 +26,7 @@ const (
 	// MaxPorts is how many ports a router may have.
 	MaxPorts = 256
 	// MaxRules is how many rules may be set at once.
-	MaxRules = 1024
+	MaxRules = 4096
 	// MaxPairRules is how many of them may hold for one ordered pair of ports.
 	MaxPairRules = len(fabricPair{}.Rules)
 )
@@ -124,7 +124,8 @@ func (p *Program) RuleCounters(slot uint32) (RuleCounters, error) {
 	return sum, nil
 }
 
-// ResetRule sets the counters of a slot that no pair names to 0.
+// ResetRule sets the counters of a slot that no pair names to 0 and fills its
+// policer's bucket.
 func (p *Program) ResetRule(slot uint32) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
@@ -132,6 +133,10 @@ func (p *Program) ResetRule(slot uint32) error {
 	}
 	if err := p.objects.RuleCounts.Put(slot, make([]RuleCounters, cpus)); err != nil {
 		return fmt.Errorf("reset the counters of rule %d: %w", slot, err)
+	}
+	// A packet that is on its way may still hold the lock (BPF_F_LOCK, Linux 5.1).
+	if err := p.objects.Buckets.Update(slot, &fabricBucket{}, ebpf.UpdateLock); err != nil {
+		return fmt.Errorf("fill the bucket of rule %d: %w", slot, err)
 	}
 	return nil
 }

@@ -23,55 +23,57 @@ func (c *cluster) breakPath(i int, f scenario.Fault, back *undos) error {
 	if f.Kind == scenario.PathFlap {
 		rule.FlapEvery = f.Every
 	}
+	var rules []fabric.Rule
 	if pairs := f.Pairs(c.scenario); pairs != nil {
 		for _, p := range pairs {
-			if err := c.rule(i, rule, p[0], p[1], back); err != nil {
-				return err
-			}
+			rules = append(rules, named(i, rule, p[0], p[1]))
 		}
-		return nil
+		return c.addRules(rules, back)
 	}
 	for _, name := range f.Nodes {
 		if f.Direction != scenario.Reverse {
-			if err := c.rule(i, rule, name, "", back); err != nil {
-				return err
-			}
+			rules = append(rules, named(i, rule, name, ""))
 		}
 		if f.Direction != scenario.Forward {
-			if err := c.rule(i, rule, "", name, back); err != nil {
-				return err
-			}
+			rules = append(rules, named(i, rule, "", name))
 		}
 	}
-	return nil
+	return c.addRules(rules, back)
 }
 
-// rule sets one rule; "" stands for any port.
-func (c *cluster) rule(i int, r fabric.Rule, from, to string, back *undos) error {
+// named is a rule of a fault for one way; "" stands for any port. No name of a node
+// has the separator in it.
+func named(i int, r fabric.Rule, from, to string) fabric.Rule {
 	r.ID, r.From, r.To = fmt.Sprintf("fault %d %s>%s", i, from, to), from, to
-	if err := c.fabric.Set(r); err != nil {
+	return r
+}
+
+// addRules puts all rules of a fault into force at once.
+func (c *cluster) addRules(rules []fabric.Rule, back *undos) error {
+	if err := c.fabric.Add(rules...); err != nil {
 		return err
 	}
-	back.add(func(context.Context) error { return c.fabric.Clear(r.ID) })
+	var ids []string
+	for _, r := range rules {
+		ids = append(ids, r.ID)
+	}
+	back.add(func(context.Context) error { return c.fabric.Remove(ids...) })
 	return nil
 }
 
 // cutAggregators cuts the way between nodes and every aggregator.
 func (c *cluster) cutAggregators(i int, f scenario.Fault, back *undos) error {
+	cut := fabric.Rule{Cut: true}
+	var rules []fabric.Rule
 	for _, d := range c.aggregators {
 		name := d.machine.Name()
-		ways := [][2]string{{name, ""}, {"", name}}
-		if f.Selected {
-			ways = nil
-			for _, n := range f.Nodes {
-				ways = append(ways, [2]string{n, name}, [2]string{name, n})
-			}
+		if !f.Selected {
+			rules = append(rules, named(i, cut, name, ""), named(i, cut, "", name))
+			continue
 		}
-		for _, w := range ways {
-			if err := c.rule(i, fabric.Rule{Cut: true}, w[0], w[1], back); err != nil {
-				return err
-			}
+		for _, n := range f.Nodes {
+			rules = append(rules, named(i, cut, n, name), named(i, cut, name, n))
 		}
 	}
-	return nil
+	return c.addRules(rules, back)
 }

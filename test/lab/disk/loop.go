@@ -119,17 +119,24 @@ func configureLoop(number, file int, name, nodes string) (*loopDevice, error) {
 // loopNode is the device's node in /dev, or one made in a directory where devtmpfs
 // is missing.
 func loopNode(number int, nodes string) (string, error) {
-	want := unix.Mkdev(loopMajor, uint32(number))
-	path := filepath.Join("/dev", loopName(number))
-	var st unix.Stat_t
-	if unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && uint64(st.Rdev) == want {
+	if path, found := nodeIn("/dev", number); found {
 		return path, nil
 	}
-	path = filepath.Join(nodes, loopName(number))
-	if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(want)); err != nil && !errors.Is(err, fs.ErrExist) {
+	path := filepath.Join(nodes, loopName(number))
+	if err := unix.Mknod(path, unix.S_IFBLK|0o600, loopDev(number)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("make device node %s: %w", path, err)
 	}
 	return path, nil
+}
+
+func loopDev(number int) int { return int(unix.Mkdev(loopMajor, uint32(number))) }
+
+// nodeIn is the device's node in a directory, if it is there.
+func nodeIn(directory string, number int) (path string, found bool) {
+	path = filepath.Join(directory, loopName(number))
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	return path, err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && int(st.Rdev) == loopDev(number)
 }
 
 // close lets go of the device; it detaches now, or with its last mount.
@@ -225,24 +232,45 @@ func loopInfo(number int) (*unix.LoopInfo64, error) {
 
 // withLoop opens a device for a moment.
 func withLoop(number int, fn func(fd int) error) error {
-	nodes, err := os.MkdirTemp("", "plumb-disk-")
+	fd, err := openLoop("/dev", number)
 	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(nodes)
-	path, err := loopNode(number, nodes)
-	if err != nil {
-		return err
-	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
+		return fmt.Errorf("open %s: %w", loopName(number), err)
 	}
 	defer unix.Close(fd)
 	if err := fn(fd); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", loopName(number), err)
 	}
 	return nil
+}
+
+// openLoop opens a device by its node in a directory of such. Where that is missing
+// it makes one on a tmpfs that is mounted nowhere (fsmount, Linux 5.2) and so ends
+// with the descriptors of this process, whatever ends it.
+func openLoop(directory string, number int) (int, error) {
+	if path, found := nodeIn(directory, number); found {
+		return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	nodes, err := unmountedTmpfs()
+	if err != nil {
+		return -1, fmt.Errorf("make a tmpfs for its node: %w", err)
+	}
+	defer unix.Close(nodes)
+	if err := unix.Mknodat(nodes, loopName(number), unix.S_IFBLK|0o600, loopDev(number)); err != nil {
+		return -1, fmt.Errorf("make its node: %w", err)
+	}
+	return unix.Openat(nodes, loopName(number), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+}
+
+func unmountedTmpfs() (int, error) {
+	context, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(context)
+	if err := unix.FsconfigCreate(context); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, 0)
 }
 
 // until polls until ok, or says false after the limit.

@@ -32,8 +32,8 @@ func (f *Fabric) Counters() (Counters, error) {
 	if f.closed {
 		return Counters{}, errors.New("read the counters: the fabric is closed")
 	}
-	out := Counters{Rules: maps.Clone(f.past), Ports: map[string]PortCounters{}}
-	for id, e := range f.rules {
+	out := Counters{Rules: maps.Clone(f.rules.past), Ports: map[string]PortCounters{}}
+	for id, e := range f.rules.entries {
 		c, err := f.program.RuleCounters(e.slot)
 		if err != nil {
 			return Counters{}, err

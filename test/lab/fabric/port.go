@@ -132,7 +132,7 @@ func (f *Fabric) AddPort(ctx context.Context, p Port) error {
 	err := f.join(ctx, made)
 	if err == nil {
 		f.ports[p.Name] = made
-		if err = f.apply(f.current(), ""); err != nil {
+		if err = f.rules.change(f.ports, nil, nil, p.Name); err != nil {
 			delete(f.ports, p.Name)
 		}
 	}

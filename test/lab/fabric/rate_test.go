@@ -76,3 +76,26 @@ func TestNothingFlapsWithoutASpine(t *testing.T) {
 	require.ErrorContains(t, b.Set(Rule{ID: "flap", FlapEvery: time.Second}), "no second way")
 	b.passes("a", "b", 1500)
 }
+
+// Slots are used again: what the slow policer's bucket lacked, 20 s of its rate, is
+// nothing to the fast one.
+func TestAPolicerBeginsWithAFullBucket(t *testing.T) {
+	families(t, func(t *testing.T, family Family) {
+		b := newBed(t, family, nil)
+		s := b.sink("b")
+		from := b.source("a", "b")
+		require.NoError(t, b.Set(Rule{ID: "slow", From: "a", To: "b", BitsPerSecond: 8000}))
+		slot := b.rules.entries["slow"].slot
+		from.burst(1000, 60)
+		testutils.Eventually(t, 5*time.Second, "the slow one's bucket is empty", func() bool { return b.rule("slow").DroppedPackets >= 30 })
+		require.NoError(t, b.Clear("slow"))
+		require.NoError(t, b.Set(Rule{ID: "fast", From: "a", To: "b", BitsPerSecond: 100e6}))
+		require.Equal(t, slot, b.rules.entries["fast"].slot)
+		from.rate(t.Context(), 1250, 0.4e6, time.Second)
+		testutils.Eventually(t, 5*time.Second, "all are judged", func() bool {
+			c := b.rule("fast")
+			return c.SeenPackets >= 30 && s.got(1250)+int(c.DroppedPackets) == int(c.SeenPackets)
+		})
+		require.Zero(t, b.rule("fast").DroppedPackets)
+	})
+}

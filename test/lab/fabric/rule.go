@@ -114,11 +114,6 @@ func flag(b bool) uint8 {
 	return 0
 }
 
-// holds says whether the rule is one for what goes from one port to another.
-func (r Rule) holds(from, to string) bool {
-	return (r.From == "" || r.From == from) && (r.To == "" || r.To == to)
-}
-
 // order puts the worst rule of a pass first, which is the one that the kernel's
 // program takes: of two that answer, the one with the smaller size.
 func order(rules []*entry) {

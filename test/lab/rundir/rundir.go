@@ -50,14 +50,18 @@ type Dir struct {
 	// ID is unique among the runs on this machine.
 	ID string
 
-	base string
 	lock *os.File
 	mu   sync.Mutex
 	list *os.File
 }
 
-// New makes a run's directory below temp.
-func New(temp string) (*Dir, error) {
+// New makes a run's directory below temp. Nothing is left of one that fails.
+func New(temp string) (*Dir, error) { return newDir(temp, os.OpenFile) }
+
+// An opener is os.OpenFile.
+type opener func(path string, flags int, mode os.FileMode) (*os.File, error)
+
+func newDir(temp string, open opener) (*Dir, error) {
 	base := filepath.Join(temp, baseName)
 	unlock, err := lockBase(base)
 	if err != nil {
@@ -66,16 +70,16 @@ func New(temp string) (*Dir, error) {
 	defer unlock()
 	random := make([]byte, 4)
 	_, _ = rand.Read(random) // never fails since Go 1.24
-	d := &Dir{base: base, ID: hex.EncodeToString(random)}
+	d := &Dir{ID: hex.EncodeToString(random)}
 	d.Path = filepath.Join(base, d.ID)
 	if err := os.Mkdir(d.Path, 0o700); err != nil {
 		return nil, fmt.Errorf("make the run's directory: %w", err)
 	}
-	if d.lock, err = tryLock(filepath.Join(d.Path, lockName)); err != nil {
-		return nil, fmt.Errorf("lock the run's directory: %w", err)
+	if d.lock, err = tryLock(d.File(lockName), open); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the run's directory: %w", err), os.RemoveAll(d.Path))
 	}
-	if d.list, err = os.OpenFile(filepath.Join(d.Path, listName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
-		return nil, fmt.Errorf("make the run's list: %w", err)
+	if d.list, err = open(d.File(listName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the run's list: %w", err), os.RemoveAll(d.Path), d.lock.Close())
 	}
 	return d, nil
 }
@@ -107,54 +111,65 @@ func (d *Dir) Own(kind string, detail any) error {
 // Remove takes away what the run owned, last first, and then its directory. What
 // cannot be removed stays written down for the next run.
 func (d *Dir) Remove(removers map[string]Remover) error {
-	unlock, err := lockBase(d.base)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	err = remove(d.Path, removers)
-	return errors.Join(err, d.list.Close(), d.lock.Close())
+	return errors.Join(remove(d.Path, removers), d.list.Close(), d.lock.Close())
 }
 
 // Sweep cleans up after runs that are dead: those whose lock nobody holds. It
-// returns how many there were.
+// returns how many there were. While it removes what they owned, which may take long,
+// others can make runs, and leave to it the dead ones that it is at.
 func Sweep(temp string, removers map[string]Remover) (int, error) {
 	base := filepath.Join(temp, baseName)
 	if _, err := os.Stat(base); errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
+	dead, err := lockDead(base)
+	problems := []error{err}
+	for path, lock := range dead {
+		if err := errors.Join(remove(path, removers), lock.Close()); err != nil {
+			problems = append(problems, ofDead(path, err))
+		}
+	}
+	return len(dead), errors.Join(problems...)
+}
+
+func ofDead(path string, err error) error {
+	return fmt.Errorf("clean up after the dead run %s: %w", filepath.Base(path), err)
+}
+
+// lockDead takes the locks of all dead runs, by the paths of their directories. No
+// run is half made meanwhile, so one without a lock's holder is dead.
+func lockDead(base string) (map[string]*os.File, error) {
 	unlock, err := lockBase(base)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer unlock()
 	entries, err := os.ReadDir(base)
 	if err != nil {
-		return 0, fmt.Errorf("look for dead runs: %w", err)
+		return nil, fmt.Errorf("look for dead runs: %w", err)
 	}
-	var swept int
+	dead := map[string]*os.File{}
 	var problems []error
 	for _, e := range entries {
 		path := filepath.Join(base, e.Name())
 		if !e.IsDir() {
 			continue
 		}
-		lock, err := tryLock(filepath.Join(path, lockName))
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			continue // it lives
-		}
-		if err == nil {
-			err = errors.Join(remove(path, removers), lock.Close())
-			swept++
-		}
-		if err != nil {
-			problems = append(problems, fmt.Errorf("clean up after the dead run %s: %w", e.Name(), err))
+		lock, err := tryLock(filepath.Join(path, lockName), os.OpenFile)
+		switch {
+		case err == nil:
+			dead[path] = lock
+		case !errors.Is(err, unix.EWOULDBLOCK): // else it lives, or another sweeps it
+			problems = append(problems, ofDead(path, err))
 		}
 	}
-	return swept, errors.Join(problems...)
+	return dead, errors.Join(problems...)
 }
 
-// remove takes a run's things away. Its directory goes only when all of them did.
+// remove takes a run's things away. Its directory goes only when all of them did. The
+// caller holds the run's lock, and it is this that keeps others off: removers may
+// take long. Only the directory itself goes with all others kept out, so that nobody
+// finds one without its lock.
 func remove(path string, removers map[string]Remover) error {
 	list, err := read(filepath.Join(path, listName))
 	if err != nil {
@@ -174,6 +189,11 @@ func remove(path string, removers map[string]Remover) error {
 	if len(problems) > 0 {
 		return errors.Join(problems...)
 	}
+	unlock, err := lockBase(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := os.RemoveAll(path); err != nil {
 		return fmt.Errorf("remove the run's directory: %w", err)
 	}
@@ -253,8 +273,8 @@ func flock(f *os.File, how int) error {
 
 // tryLock locks a file, or fails with EWOULDBLOCK when another process has. The
 // descriptor is not inherited, so the lock ends with this process.
-func tryLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+func tryLock(path string, open opener) (*os.File, error) {
+	f, err := open(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -6,9 +6,12 @@ package rundir_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -96,6 +99,51 @@ func TestRunsThatComeAndGoDoNotLoseEachOther(t *testing.T) {
 	}
 	require.NoError(t, group.Wait())
 	require.NoDirExists(t, filepath.Join(temp, "plumb-lab"))
+}
+
+func TestASlowRemoverBlocksNobody(t *testing.T) {
+	temp := t.TempDir()
+	dead := kill(t, temp, "slow")
+	begun, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	end := sync.OnceFunc(func() { close(release) })
+	defer end()
+	go func() {
+		n, err := rundir.Sweep(temp, map[string]rundir.Remover{"thing": func(json.RawMessage) error {
+			close(begun)
+			<-release
+			return nil
+		}})
+		if err == nil && n != 1 {
+			err = fmt.Errorf("swept %d runs", n)
+		}
+		done <- err
+	}()
+	<-begun
+	others := make(chan error, 1)
+	go func() {
+		others <- func() error {
+			d, err := rundir.New(temp)
+			if err != nil {
+				return err
+			}
+			r := &recorder{}
+			n, err := rundir.Sweep(temp, r.removers())
+			if n != 0 || len(r.asked) > 0 {
+				err = errors.Join(err, errors.New("swept what another sweeps"))
+			}
+			return errors.Join(err, d.Remove(nil))
+		}()
+	}()
+	select {
+	case err := <-others:
+		require.NoError(t, err)
+	case <-time.After(5 * time.Second):
+		require.FailNow(t, "a run waits for what another sweeps")
+	}
+	require.DirExists(t, dead)
+	end()
+	require.NoError(t, <-done)
+	require.NoDirExists(t, filepath.Join(temp, "plumb-lab"), "the last one takes the directory of runs along")
 }
 
 func TestWhatCannotBeRemovedStaysWrittenDown(t *testing.T) {

@@ -98,6 +98,16 @@ metadata: {name: x}`,
 			`5:27: zone of node 0 is wrong: "aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffff…" is no label; use at most 63 printable characters without blanks around`},
 		{"a zone with a control character", spec(`  nodes: [{name: n, zone: "a\tb"}]`),
 			`5:27: zone of node 0 is wrong: "a\tb" is no label; use at most 63 printable characters without blanks around`},
+		{"a zone with a comma", spec(`  nodes: [{name: n, zone: 'a,pool=b'}]`),
+			`5:27: zone of node 0 is wrong: "a,pool=b" has a comma; labels are handed on as a list that commas part; use another character`},
+		{"a pool with a comma", spec(`  nodes: [{name: n, pool: 'a,b'}]`),
+			`5:27: pool of node 0 is wrong: "a,b" has a comma; labels are handed on as a list that commas part; use another character`},
+		{"an instance type with a comma", spec(`  nodes: [{name: n, instanceType: 'a,b'}]`),
+			`5:35: instanceType of node 0 is wrong: "a,b" has a comma; labels are handed on as a list that commas part; use another character`},
+		{"a kernel with a comma", spec(`  nodes: [{name: n, kernel: 'a,b'}]`),
+			`5:29: kernel of node 0 is wrong: "a,b" has a comma; labels are handed on as a list that commas part; use another character`},
+		{"an image with a comma", spec(`  nodes: [{name: n, image: 'a,b'}]`),
+			`5:28: image of node 0 is wrong: "a,b" has a comma; labels are handed on as a list that commas part; use another character`},
 		{"another YAML's truth", spec(`  nodes: [{name: n, controlPlane: yes}]`),
 			`5:35: controlPlane of node 0 is wrong: it is the text "yes"; write true or false`},
 		{"a truth in quotes", spec(`  nodes: [{name: n, controlPlane: "true"}]`),
@@ -277,6 +287,16 @@ func TestAMessageStaysShortWhateverTheFileHolds(t *testing.T) {
 	} {
 		t.Run(tt.want[:20], tt.check)
 	}
+}
+
+func TestTheLabKeepsTheNamesOfItsOwnMachines(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"services", "fabric", "spine", "aggregator-1", "aggregator-2"} {
+		_, err := Parse("f.yaml", []byte(spec("  nodes: [{name: n1}, {name: "+name+"}]\n")))
+		require.EqualError(t, err, `f.yaml:5:30: name of node 1 is wrong: "`+name+`" is what the lab calls a machine of its own; rename the node`)
+	}
+	require.Equal(t, "aggregator-3", read1(t, spec("  nodes: [{name: aggregator-3}]\n")).Nodes[0].Name)
+	require.Equal(t, "a=b", read1(t, spec("  nodes: [{name: n1, image: a=b}]\n")).Nodes[0].Image)
 }
 
 func TestNamesMayHaveSixtyThreeLetters(t *testing.T) {

@@ -34,6 +34,11 @@ const (
 	none     = "none"
 )
 
+// reserved are the names of the lab's own machines, which stand beside the nodes.
+func reserved() []string {
+	return []string{"services", "fabric", "spine", "aggregator-1", "aggregator-2"}
+}
+
 // overhead is what the overlay adds to an inner IP packet, in bytes.
 func (d *decoder) overhead() int {
 	if d.out.Family == IPv6 {
@@ -113,6 +118,9 @@ func (d *decoder) cluster(spec object) {
 		}
 		if line, twice := places[node.Name]; twice && node.Name != "" {
 			o.wrong("name", fmt.Sprintf("%s is the name of the node on line %d already", quote(node.Name), line), "rename one")
+		}
+		if slices.Contains(reserved(), node.Name) {
+			o.wrong("name", quote(node.Name)+" is what the lab calls a machine of its own", "rename the node")
 		}
 		places[node.Name] = n.Line
 		node.Zone, node.Pool, node.InstanceType = d.free(o, "zone"), d.free(o, "pool"), d.free(o, "instanceType")
@@ -195,7 +203,8 @@ func (d *decoder) clamped(at *yaml.Node, what, node string, mtu, underlay int) {
 		"use lowerDevice: false or a lower MTU")
 }
 
-// free reads an optional label of a node: any printable text.
+// free reads an optional label of a node: any printable text without a comma. The
+// aggregator is told the labels as name=uid,zone=…, where a comma begins the next.
 func (d *decoder) free(o object, key string) string {
 	v, ok := o.text(key)
 	if !ok {
@@ -203,6 +212,10 @@ func (d *decoder) free(o object, key string) string {
 	}
 	if len([]rune(v)) > maxLabel || strings.TrimSpace(v) != v || slices.ContainsFunc([]rune(v), func(r rune) bool { return !unicode.IsPrint(r) }) {
 		o.wrong(key, quote(v)+" is no label", fmt.Sprintf("use at most %d printable characters without blanks around", maxLabel))
+		return ""
+	}
+	if strings.Contains(v, ",") {
+		o.wrong(key, quote(v)+" has a comma", "labels are handed on as a list that commas part; use another character")
 		return ""
 	}
 	return v

@@ -90,6 +90,8 @@ func exclusive(a, b Kind) bool {
 	}
 	for _, group := range [][]Kind{
 		{LinkDown, LinkFlap},
+		// Both change the veth between pod and bridge, and undoing one heals the other.
+		{PodMTU, BridgePortMTU},
 		{NTPLies, NTPCut, NTPSmear},
 		{AgentKill, AgentFreeze},
 		// An agent that is not there presents nothing. One that is frozen may well
