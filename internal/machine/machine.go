@@ -158,10 +158,11 @@ func (m *Machine) Close() error {
 	if killErr := m.init.Process.Kill(); killErr != nil && !errors.Is(killErr, os.ErrProcessDone) {
 		err = errors.Join(err, killErr)
 	}
-	_ = m.init.Wait() // killed: its status says nothing
+	// It ends when everything in there was waited for, by nsenter too.
 	for _, p := range processes {
 		p.Kill()
 	}
+	_ = m.init.Wait() // killed: its status says nothing
 	m.spawn.close()
 	if m.netns != nil {
 		err = errors.Join(err, m.netns.Close())

@@ -185,3 +185,63 @@ func TestClosingEndsEverythingAtOnce(t *testing.T) {
 	_, err = m.Start(machine.Spec{Name: "late", Args: []string{"true"}})
 	require.ErrorContains(t, err, "has ended")
 }
+
+func TestNoProgramIsLeftToTheFirstProcessOfTheHost(t *testing.T) {
+	m := newMachine(t, "n1")
+	// The loop is of the program's group, and keeps its output open.
+	p, err := m.Start(machine.Spec{Name: "sh", Args: []string{"sh", "-c", "sleep 1000 & echo $!; wait"}})
+	require.NoError(t, err)
+	testutils.Eventually(t, 10*time.Second, "it has started another", func() bool { return p.Output() != "" })
+	pid := p.PID()
+	p.Kill()
+	require.ErrorIs(t, unix.Kill(pid, 0), unix.ESRCH, "it was waited for")
+	inside := strings.TrimSpace(p.Output())
+	testutils.Eventually(t, 10*time.Second, "what it started is gone", func() bool {
+		_, err := m.Run(t.Context(), "kill", "-0", inside)
+		return err != nil
+	})
+}
+
+func TestAFrozenProgramThawsAndEnds(t *testing.T) {
+	freeze := func(t *testing.T, m *machine.Machine) *machine.Process {
+		t.Helper()
+		p, err := m.Start(machine.Spec{Name: "sleep", Args: []string{"sleep", "1000"}})
+		require.NoError(t, err)
+		status := fmt.Sprintf("/proc/%d/status", p.PID())
+		parent := ""
+		raw, err := os.ReadFile(status)
+		require.NoError(t, err)
+		for line := range strings.Lines(string(raw)) {
+			if number, ok := strings.CutPrefix(line, "PPid:"); ok {
+				parent = "/proc/" + strings.TrimSpace(number) + "/status"
+			}
+		}
+		require.NoError(t, p.Signal(unix.SIGSTOP))
+		for _, path := range []string{status, parent} {
+			testutils.Eventually(t, 10*time.Second, "it and nsenter are stopped", func() bool {
+				raw, err := os.ReadFile(path)
+				return err == nil && strings.Contains(string(raw), "State:\tT")
+			})
+		}
+		return p
+	}
+	t.Run("thawed and stopped", func(t *testing.T) {
+		p := freeze(t, newMachine(t, "n1"))
+		require.NoError(t, p.Signal(unix.SIGCONT))
+		require.ErrorContains(t, p.Stop(10*time.Second), "signal: terminated")
+	})
+	t.Run("stopped", func(t *testing.T) {
+		require.ErrorContains(t, freeze(t, newMachine(t, "n1")).Stop(10*time.Second), "signal: terminated")
+	})
+	t.Run("killed", func(t *testing.T) {
+		p := freeze(t, newMachine(t, "n1"))
+		p.Kill()
+		require.ErrorContains(t, p.Err(), "signal: killed")
+	})
+	t.Run("its machine closed", func(t *testing.T) {
+		m := newMachine(t, "n1")
+		p := freeze(t, m)
+		require.NoError(t, m.Close())
+		require.False(t, p.Running())
+	})
+}

@@ -23,6 +23,13 @@ import (
 // keepOutput is how much of the end of a process's output is kept for messages.
 const keepOutput = 64 << 10
 
+// wakeInterval is how often nsenter is woken that must notice the end of its program;
+// it takes less than a millisecond otherwise.
+const wakeInterval = 2 * time.Millisecond
+
+// reapLimit is how long the kernel may take to end a program that is killed.
+const reapLimit = 5 * time.Second
+
 // lineLimit bounds one line that OnLine is given.
 const lineLimit = 1 << 20
 
@@ -49,7 +56,8 @@ type Spec struct {
 	// OnLine is called with each line of standard output, in order, from one
 	// goroutine; nil: none. The slice is only good until it returns.
 	OnLine func(line []byte)
-	// Log takes everything that the process writes, as well; nil: nothing.
+	// Log takes everything that the process writes, as well; nil: nothing. Standard
+	// output and standard error are written at the same time.
 	Log io.Writer
 }
 
@@ -170,15 +178,45 @@ func (p *Process) Signal(signal unix.Signal) error {
 	if err := unix.Kill(pid, signal); err != nil {
 		return fmt.Errorf("%s: send %s to %s: %w", p.machine.name, unix.SignalName(signal), p.name, err)
 	}
+	if signal == unix.SIGCONT {
+		p.wake()
+	}
 	return nil
 }
+
+// wake lets nsenter go on, which stops itself when its program is stopped
+// (continue_as_child in nsenter.c of util-linux) and would not notice its end.
+func (p *Process) wake() { _ = unix.Kill(p.cmd.Process.Pid, unix.SIGCONT) }
 
 // Kill is kill -9 of the process and what it started, and waits for the end.
 func (p *Process) Kill() {
 	if p.Running() {
-		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) // it may end by itself meanwhile
+		p.killProgram()
+		// What the program started is of the same group.
+		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 	}
 	<-p.done
+}
+
+// killProgram kills the program and has nsenter wait for it. Were both killed, the
+// program would be left to the first process of the host, not the machine's; until
+// that has waited for it, in a container perhaps never, the machine cannot end.
+func (p *Process) killProgram() {
+	pid := p.PID()
+	limit := time.NewTimer(reapLimit)
+	defer limit.Stop()
+	tick := time.NewTicker(wakeInterval)
+	defer tick.Stop()
+	for pid != 0 && unix.Kill(pid, unix.SIGKILL) == nil {
+		p.wake()
+		select {
+		case <-p.done:
+			return
+		case <-limit.C:
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // Stop asks the program to end by SIGTERM, and kills it when it has not within a
@@ -202,12 +240,18 @@ func (p *Process) Finish(limit time.Duration) error {
 func (p *Process) endWithin(limit time.Duration, of string) error {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	select {
-	case <-p.done:
-		return p.Err()
-	case <-timer.C:
-		p.Kill()
-		return fmt.Errorf("%s: end %s: it did not within %s of %s and was killed", p.machine.name, p.name, limit, of)
+	tick := time.NewTicker(wakeInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			return p.Err()
+		case <-tick.C:
+			p.wake()
+		case <-timer.C:
+			p.Kill()
+			return fmt.Errorf("%s: end %s: it did not within %s of %s and was killed", p.machine.name, p.name, limit, of)
+		}
 	}
 }
 

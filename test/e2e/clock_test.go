@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/plumb-dev/plumb/internal/testutils"
 )
 
 const clockSkew = "identity/clock-skew"
@@ -24,10 +22,7 @@ func (c *cluster) timeServers(offsets ...time.Duration) []string {
 	for i, offset := range offsets {
 		address := fmt.Sprintf("10.9.9.2:%d", 11230+i)
 		name := fmt.Sprintf("sntp-%d", i)
-		c.role(c.aggregator, name, "sntp", address, offset.String())
-		testutils.Eventually(c.t, 5*time.Second, "the time server listens", func() bool {
-			return strings.Contains(c.aggregator.log(name), "listening")
-		})
+		c.aggregator.StartRole(name, "", "sntp", address, offset.String()).Says(5*time.Second, "listening")
 		flags = append(flags, "--time-server", fmt.Sprintf("operator-%c=%s", 'a'+i, address))
 	}
 	return flags

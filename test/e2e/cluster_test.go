@@ -4,10 +4,12 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,8 @@ import (
 
 	apiv1 "github.com/plumb-dev/plumb/aggregator/api/v1"
 	"github.com/plumb-dev/plumb/internal/testutils"
+	"github.com/plumb-dev/plumb/internal/testutils/machine"
+	"github.com/plumb-dev/plumb/test/lab/podgroup"
 )
 
 // A cluster is two nodes behind a router, the aggregator behind a third port:
@@ -29,34 +33,29 @@ import (
 type cluster struct {
 	t          *testing.T
 	dir        string
-	fabric     *machine
-	aggregator *machine
-	nodes      map[string]*machine
+	fabric     *machine.Machine
+	aggregator *machine.Machine
+	nodes      map[string]*machine.Machine
 
-	aggregatorProcess *process
-	agents            map[string]*process
+	aggregatorProcess *machine.Process
+	agents            map[string]*machine.Process
 }
-
-const (
-	podUID1 = "11111111-1111-4111-8111-111111111111"
-	podUID2 = "22222222-2222-4222-8222-222222222222"
-)
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := &cluster{
 		t: t, dir: t.TempDir(),
-		fabric: newMachine(t, "fabric"), aggregator: newMachine(t, "aggregator"),
-		nodes:  map[string]*machine{"n1": newMachine(t, "n1"), "n2": newMachine(t, "n2")},
-		agents: map[string]*process{},
+		fabric: machine.New(t, "fabric"), aggregator: machine.New(t, "aggregator"),
+		nodes:  map[string]*machine.Machine{"n1": machine.New(t, "n1"), "n2": machine.New(t, "n2")},
+		agents: map[string]*machine.Process{},
 	}
-	c.fabric.sysctl("net.ipv4.ip_forward", "1")
+	c.fabric.Sysctl("net.ipv4.ip_forward", "1")
 	c.join(c.aggregator, "9")
 	for name, m := range c.nodes {
 		n := strings.TrimPrefix(name, "n")
 		c.join(m, n)
-		m.sysctl("net.ipv4.ip_forward", "1")
-		m.ip("link add cni0 type bridge", fmt.Sprintf("addr add 10.244.%s.1/24 dev cni0", n), "link set cni0 up")
+		m.Sysctl("net.ipv4.ip_forward", "1")
+		m.IP("link add cni0 type bridge", fmt.Sprintf("addr add 10.244.%s.1/24 dev cni0", n), "link set cni0 up")
 		c.pod(name, "p"+n, "10.244."+n+".10", 1500)
 	}
 	c.credentials()
@@ -64,16 +63,12 @@ func newCluster(t *testing.T) *cluster {
 }
 
 // join connects a machine's eth0 to the fabric.
-func (c *cluster) join(m *machine, n string) {
+func (c *cluster) join(m *machine.Machine, n string) {
 	c.t.Helper()
 	port := "f" + n
-	// From the fabric's network namespace, but where the other machine's PID means
-	// something.
-	out, err := exec.Command("nsenter", "-t", fmt.Sprint(c.fabric.pid()), "-n", "ip", "link", "add", port,
-		"type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(m.pid())).CombinedOutput()
-	require.NoError(c.t, err, "%s", out)
-	c.fabric.ip(fmt.Sprintf("addr add 10.9.%s.1/24 dev %s", n, port), "link set "+port+" up")
-	m.ip(fmt.Sprintf("addr add 10.9.%s.2/24 dev eth0", n), "link set eth0 up", fmt.Sprintf("route add default via 10.9.%s.1", n))
+	machine.Veth(c.fabric, port, m, "eth0")
+	c.fabric.IP(fmt.Sprintf("addr add 10.9.%s.1/24 dev %s", n, port))
+	m.IP(fmt.Sprintf("addr add 10.9.%s.2/24 dev eth0", n), fmt.Sprintf("route add default via 10.9.%s.1", n))
 }
 
 // pod makes a pod's network namespace behind cni0 of a node.
@@ -81,7 +76,7 @@ func (c *cluster) pod(node, pod, address string, mtu int) {
 	c.t.Helper()
 	m := c.nodes[node]
 	gateway := address[:strings.LastIndex(address, ".")] + ".1"
-	m.ip("netns add "+pod,
+	m.IP("netns add "+pod,
 		fmt.Sprintf("link add veth%s mtu %d type veth peer name eth0 mtu %d netns %s", pod, mtu, mtu, pod),
 		"link set veth"+pod+" master cni0 up",
 		"-n "+pod+" link set lo up",
@@ -97,14 +92,14 @@ func (c *cluster) overlay(mtu int, df string) {
 	for name, m := range c.nodes {
 		n := strings.TrimPrefix(name, "n")
 		peer := map[string]string{"1": "2", "2": "1"}[n]
-		m.ip(fmt.Sprintf("link add flannel.1 mtu %d type vxlan id 1 local 10.9.%s.2 dstport 8472 nolearning df %s", mtu, n, df),
+		m.IP(fmt.Sprintf("link add flannel.1 mtu %d type vxlan id 1 local 10.9.%s.2 dstport 8472 nolearning df %s", mtu, n, df),
 			fmt.Sprintf("link set flannel.1 address 02:00:00:00:00:0%s", n),
 			fmt.Sprintf("addr add 10.244.%s.0/32 dev flannel.1", n),
 			"link set flannel.1 up",
 			fmt.Sprintf("neigh add 10.244.%s.0 lladdr 02:00:00:00:00:0%s dev flannel.1 nud permanent", peer, peer),
 			fmt.Sprintf("route add 10.244.%s.0/24 via 10.244.%s.0 dev flannel.1 onlink", peer, peer))
-		m.run("bridge", "fdb", "append", "02:00:00:00:00:0"+peer, "dev", "flannel.1", "dst", "10.9."+peer+".2")
-		got := strings.Fields(strings.SplitN(m.run("ip", "-o", "link", "show", "flannel.1"), "mtu ", 2)[1])[0]
+		m.Run("bridge", "fdb", "append", "02:00:00:00:00:0"+peer, "dev", "flannel.1", "dst", "10.9."+peer+".2")
+		got := strings.Fields(strings.SplitN(m.Run("ip", "-o", "link", "show", "flannel.1"), "mtu ", 2)[1])[0]
 		require.Equal(c.t, fmt.Sprint(mtu), got, "the kernel changed the MTU that was asked for")
 	}
 }
@@ -126,17 +121,19 @@ func (c *cluster) startAggregator(extra ...string) {
 		"--listen-address", "10.9.9.2:9951", "--api-address", "127.0.0.1:9952", "--metrics-address", "127.0.0.1:9953",
 		"--nodes", c.path("nodes.yaml"), "--tls-cert", c.path("server.crt"), "--tls-key", c.path("server.key"),
 		"--data-dir", c.path("data"), "--cluster", "e2e"}, extra...)
-	c.aggregatorProcess = c.aggregator.start("aggregator", nil, args...)
+	c.aggregatorProcess = c.aggregator.Start("aggregator", args...)
 	c.waitReady(c.aggregator, c.aggregatorProcess, "http://127.0.0.1:9953/readyz")
 }
 
-func (c *cluster) waitReady(m *machine, p *process, url string) {
+// waitReady waits until a program answers.
+func (c *cluster) waitReady(m *machine.Machine, p *machine.Process, url string) {
 	c.t.Helper()
-	testutils.Eventually(c.t, 20*time.Second, m.name+" is ready", func() bool {
-		if !p.running() {
-			c.t.Fatalf("the process on %s ended: %v", m.name, p.err)
+	testutils.Eventually(c.t, 20*time.Second, p.Name()+" on "+m.Name+" answers", func() bool {
+		if !p.Running() {
+			c.t.Fatalf("%s on %s ended: %v", p.Name(), m.Name, p.Err())
 		}
-		return get(m, url)
+		_, ok := m.Get(url)
+		return ok
 	})
 }
 
@@ -148,19 +145,14 @@ func (c *cluster) startAgent(node string, extra ...string) {
 		"--aggregator", "https://10.9.9.2:9951", "--aggregator-ca", c.path("ca.crt"), "--token-file", c.path(node + ".token"),
 		"--node-name", node, "--spool-dir", c.path("spool-" + node), "--listen-address", "127.0.0.1:9950"}, extra...)
 	require.NoError(c.t, os.MkdirAll(c.path("spool-"+node), 0o700))
-	c.agents[node] = m.start("agent", nil, args...)
-	testutils.Eventually(c.t, 20*time.Second, "the agent of "+node+" is alive", func() bool {
-		if p := c.agents[node]; !p.running() {
-			c.t.Fatalf("the agent of %s ended: %v", node, p.err)
-		}
-		return get(m, "http://127.0.0.1:9950/healthz")
-	})
+	c.agents[node] = m.Start("agent", args...)
+	c.waitReady(m, c.agents[node], "http://127.0.0.1:9950/healthz")
 }
 
 // plumb runs the CLI beside the aggregator, as kubectl port-forward would.
 func (c *cluster) plumb(args ...string) (stdout, stderr string, status int) {
 	c.t.Helper()
-	out, errOut, status, err := exitCode(c.aggregator.command(append([]string{bin(c.t, "plumb"), "--server", "http://127.0.0.1:9952"}, args...)...))
+	out, errOut, status, err := exitCode(c.aggregator.Command(append([]string{bin(c.t, "plumb"), "--server", "http://127.0.0.1:9952"}, args...)...))
 	require.NoError(c.t, err)
 	return out, errOut, status
 }
@@ -242,73 +234,36 @@ func (c *cluster) evidence(node, subject, item string) *apiv1.EvidenceItem {
 	return nil
 }
 
-// role starts a traffic program in a machine's own namespace.
-func (c *cluster) role(m *machine, name, role string, args ...string) *process {
+// sink starts a TCP sink in a pod and waits until it listens.
+func (c *cluster) sink(node, pod, address string) {
 	c.t.Helper()
-	self, err := os.Executable()
-	require.NoError(c.t, err)
-	return m.start(name, []string{"PLUMB_E2E_ROLE=" + role}, append([]string{self}, args...)...)
-}
-
-func get(m *machine, url string) bool {
-	cmd, err := getCommand(m, url)
-	return err == nil && cmd.Run() == nil
-}
-
-func getCommand(m *machine, url string) (*exec.Cmd, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := m.command(self, url)
-	cmd.Env = append(os.Environ(), "PLUMB_E2E_ROLE=http-get")
-	return cmd, nil
+	c.inPod(node, pod, "tcp-sink", address).Says(5*time.Second, "listening")
 }
 
 // inPod starts a traffic program inside a pod, in a cgroup named as the kubelet
 // names it.
-func (c *cluster) inPod(node, pod, uid, role string, args ...string) *process {
+func (c *cluster) inPod(node, pod, role string, args ...string) *machine.Process {
 	c.t.Helper()
-	self, err := os.Executable()
+	group, err := podgroup.New("/sys/fs/cgroup", remover{c.t})
+	require.NoError(c.t, err)
+	files, err := group.Open()
 	require.NoError(c.t, err)
 	m := c.nodes[node]
-	group := podCgroup(c.t, uid)
-	// The cgroup tree is mounted outside of the machine only, so the test opens
-	// the file and the program writes itself in.
-	procs, err := os.OpenFile(filepath.Join(group, "cgroup.procs"), os.O_WRONLY, 0)
-	require.NoError(c.t, err)
-	defer procs.Close()
-	cmd := m.command(append([]string{"ip", "netns", "exec", pod, self}, args...)...)
-	cmd.ExtraFiles = []*os.File{procs}
-	return m.launch(role+" in "+pod, cmd, []string{"PLUMB_E2E_ROLE=" + role, "PLUMB_E2E_CGROUP=3"})
+	program := m.RoleCommand(pod, inPodRole, append([]string{strconv.Itoa(len(files)), role}, args...)...)
+	program.ExtraFiles = files
+	p := m.Launch(role+" in "+pod, program)
+	for _, f := range files {
+		require.NoError(c.t, f.Close())
+	}
+	return p
 }
 
-// podCgroup makes kubepods/pod<uid> in any hierarchy that can be written and
-// removes it with the test.
-func podCgroup(t testing.TB, uid string) string {
-	t.Helper()
-	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/pids"} {
-		if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil {
-			continue
-		}
-		// A directory of this process's own in between: runs side by side must not
-		// meet in one cgroup.
-		kubepods := filepath.Join(root, "kubepods")
-		parent := filepath.Join(kubepods, fmt.Sprintf("e2e-%d", os.Getpid()))
-		group := filepath.Join(parent, "pod"+uid)
-		if err := os.MkdirAll(group, 0o755); err != nil {
-			continue
-		}
-		t.Cleanup(func() {
-			testutils.Eventually(t, 10*time.Second, "the pod's cgroup is empty", func() bool {
-				err := os.Remove(group)
-				return err == nil || os.IsNotExist(err)
-			})
-			_ = os.Remove(parent)
-			_ = os.Remove(kubepods)
-		})
-		return group
-	}
-	t.Fatal("no cgroup hierarchy can be written")
-	return ""
+// A remover removes a pod's cgroup with its test, after the processes in it.
+type remover struct{ t *testing.T }
+
+// Own takes what is about to be made.
+func (r remover) Own(_ string, detail any) error {
+	raw, err := json.Marshal(detail)
+	r.t.Cleanup(func() { require.NoError(r.t, podgroup.Remover(raw)) })
+	return err
 }

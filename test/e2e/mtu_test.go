@@ -12,6 +12,7 @@ import (
 
 	apiv1 "github.com/plumb-dev/plumb/aggregator/api/v1"
 	"github.com/plumb-dev/plumb/internal/testutils"
+	"github.com/plumb-dev/plumb/internal/testutils/machine"
 )
 
 const (
@@ -29,13 +30,10 @@ func proofText(v *apiv1.Verdict) string {
 }
 
 // stallingTransfer sends from p1 on n1 to p2 on n2 by TCP over the overlay.
-func (c *cluster) stallingTransfer() {
+func (c *cluster) stallingTransfer() *machine.Process {
 	c.t.Helper()
-	c.inPod("n2", "p2", podUID2, "tcp-sink", "10.244.2.10:5001")
-	testutils.Eventually(c.t, 5*time.Second, "the sink listens", func() bool {
-		return strings.Contains(c.nodes["n2"].log("tcp-sink in p2"), "listening")
-	})
-	c.inPod("n1", "p1", podUID1, "tcp-source", "10.244.2.10:5001")
+	c.sink("n2", "p2", "10.244.2.10:5001")
+	return c.inPod("n1", "p1", "tcp-source", "10.244.2.10:5001")
 }
 
 func TestOverlayMismatchIsProvenByTheDropsItCauses(t *testing.T) {
@@ -88,15 +86,15 @@ func TestAMismatchThatHarmsNobodyIsNotProven(t *testing.T) {
 	t.Run("the routes carry a lower MTU", func(t *testing.T) {
 		c := newCluster(t)
 		c.overlay(1500, "set")
-		c.nodes["n1"].ip("-n p1 route replace default via 10.244.1.1 mtu 1450", "route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink mtu 1450")
-		c.nodes["n2"].ip("-n p2 route replace default via 10.244.2.1 mtu 1450", "route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink mtu 1450")
+		c.nodes["n1"].IP("-n p1 route replace default via 10.244.1.1 mtu 1450", "route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink mtu 1450")
+		c.nodes["n2"].IP("-n p2 route replace default via 10.244.2.1 mtu 1450", "route replace 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink mtu 1450")
 		c.startAggregator()
 		c.startAgent("n1")
-		c.stallingTransfer()
+		source := c.stallingTransfer()
 		// "No drop" can only be said after the hook has watched for 30 s, and what was
 		// suspected before that goes on for its 30 s.
 		c.silentUntil(2*time.Minute, "data flows and the mismatch was weighed", []string{"proven", "likely"}, func() bool {
-			return strings.Count(c.nodes["n1"].log("tcp-source in p1"), "wrote 262144") > 5 && c.verdict(mismatch, "n1").GetGrade() == "refuted"
+			return strings.Count(source.Output(), "wrote 262144") > 5 && c.verdict(mismatch, "n1").GetGrade() == "refuted"
 		})
 		v := c.verdict(mismatch, "n1")
 		var because []string
@@ -119,7 +117,7 @@ func TestAnUndersizedPortIsProven(t *testing.T) {
 			prepare: func(c *cluster) {
 				n1 := c.nodes["n1"]
 				c.pod("n1", "p3", "10.244.1.11", 1500)
-				n1.ip("link set vethp3 mtu 1400", "link set cni0 mtu 1500")
+				n1.IP("link set vethp3 mtu 1400", "link set cni0 mtu 1500")
 			},
 			site: "br_",
 		},
@@ -128,7 +126,7 @@ func TestAnUndersizedPortIsProven(t *testing.T) {
 			prepare: func(c *cluster) {
 				n1 := c.nodes["n1"]
 				c.pod("n1", "p3", "10.244.1.11", 1500)
-				n1.ip("link set vethp1 mtu 1400", "link set cni0 mtu 1500")
+				n1.IP("link set vethp1 mtu 1400", "link set cni0 mtu 1500")
 			},
 			site: "dev_forward_skb", counters: true,
 		},
@@ -140,19 +138,16 @@ func TestAnUndersizedPortIsProven(t *testing.T) {
 			n1 := c.nodes["n1"]
 			for _, pod := range []string{"p1", "p3"} {
 				// A GSO train passes every size check; a wire would not let it.
-				n1.run("ip", "netns", "exec", pod, "ethtool", "-K", "eth0", "tso", "off", "gso", "off")
+				n1.Run("ip", "netns", "exec", pod, "ethtool", "-K", "eth0", "tso", "off", "gso", "off")
 			}
 			c.startAggregator()
 			c.startAgent("n1")
 			testutils.Eventually(t, 20*time.Second, "the devices are known", func() bool {
 				return c.evidence("n1", "cni0", "link.mtu_bytes").GetValue().GetNumberValue() == 1500
 			})
-			c.inPod("n1", "p3", podUID2, "tcp-sink", "10.244.1.11:5001")
-			testutils.Eventually(t, 5*time.Second, "the sink listens", func() bool {
-				return strings.Contains(n1.log("tcp-sink in p3"), "listening")
-			})
+			c.sink("n1", "p3", "10.244.1.11:5001")
 			before := interfaceDrops(n1)
-			c.inPod("n1", "p1", podUID1, "tcp-source", "10.244.1.11:5001")
+			c.inPod("n1", "p1", "tcp-source", "10.244.1.11:5001")
 			v := c.waitGrade(20*time.Second, localDrop, "n1", "proven")
 			latency := v.GetGradedAt()["proven"].AsTime().Sub(v.GetOnset().AsTime())
 			t.Logf("proven %.2fs after the first drop", latency.Seconds())
@@ -166,10 +161,10 @@ func TestAnUndersizedPortIsProven(t *testing.T) {
 }
 
 // interfaceDrops sums every drop counter of the node's devices and its pods'.
-func interfaceDrops(m *machine) int {
+func interfaceDrops(m *machine.Machine) int {
 	total := 0
 	script := `for ns in '' p1 p3; do ip ${ns:+-n $ns} -s -j link; done | grep -o '"dropped":[0-9]*' | cut -d: -f2`
-	for _, f := range strings.Fields(m.run("sh", "-c", script)) {
+	for _, f := range strings.Fields(m.Run("sh", "-c", script)) {
 		n := 0
 		for _, r := range f {
 			n = 10*n + int(r-'0')
@@ -187,23 +182,23 @@ func TestLookAlikesAreSilent(t *testing.T) {
 		c.startAgent("n1")
 		// Pods at 1500 behind an overlay of 1450: the node drops and says so, the
 		// pod learns, data flows.
-		c.stallingTransfer()
+		source := c.stallingTransfer()
 		c.silentUntil(60*time.Second, "data flowed for a while", []string{"proven", "likely"}, func() bool {
-			return strings.Count(c.nodes["n1"].log("tcp-source in p1"), "wrote 262144") > 10
+			return strings.Count(source.Output(), "wrote 262144") > 10
 		})
 	})
 	t.Run("QUIC probes for a larger MTU and goes on with what works", func(t *testing.T) {
 		c := newCluster(t)
 		n1 := c.nodes["n1"]
 		c.pod("n1", "p3", "10.244.1.11", 1500)
-		n1.ip("link set vethp3 mtu 1400", "link set cni0 mtu 1500")
+		n1.IP("link set vethp3 mtu 1400", "link set cni0 mtu 1500")
 		c.startAggregator()
 		c.startAgent("n1")
-		c.inPod("n1", "p3", podUID2, "udp-sink", "10.244.1.11:443")
-		c.inPod("n1", "p1", podUID1, "quic-like", "10.244.1.11:443", "1500")
+		c.inPod("n1", "p3", "udp-sink", "10.244.1.11:443")
+		quic := c.inPod("n1", "p1", "quic-like", "10.244.1.11:443", "1500")
 		seen := false
 		c.silentUntil(60*time.Second, "the probes were dropped and the flow was seen to adapt", []string{"proven", "likely"}, func() bool {
-			if strings.Contains(n1.log("quic-like in p1"), "probe 3") && !seen {
+			if strings.Contains(quic.Output(), "probe 3") && !seen {
 				seen = true
 			}
 			return seen && c.adapted("n1")
@@ -213,17 +208,14 @@ func TestLookAlikesAreSilent(t *testing.T) {
 		c := newCluster(t)
 		c.overlay(1450, "unset")
 		n1 := c.nodes["n1"]
-		n1.ip("-n p1 link set eth0 mtu 1450", "link set vethp1 mtu 1450")
-		c.nodes["n2"].ip("-n p2 link set eth0 mtu 1450", "link set vethp2 mtu 1450")
+		n1.IP("-n p1 link set eth0 mtu 1450", "link set vethp1 mtu 1450")
+		c.nodes["n2"].IP("-n p2 link set eth0 mtu 1450", "link set vethp2 mtu 1450")
 		c.startAggregator()
 		c.startAgent("n1")
-		c.inPod("n2", "p2", podUID2, "tcp-sink", "10.244.2.10:5001")
-		testutils.Eventually(t, 5*time.Second, "the sink listens", func() bool {
-			return strings.Contains(c.nodes["n2"].log("tcp-sink in p2"), "listening")
-		})
-		c.inPod("n1", "p1", podUID1, "teardown", "10.244.2.10:5001")
+		c.sink("n2", "p2", "10.244.2.10:5001")
+		storm := c.inPod("n1", "p1", "teardown", "10.244.2.10:5001")
 		c.silentUntil(60*time.Second, "a thousand connections were torn down", []string{"proven", "likely", "suspected"}, func() bool {
-			return strings.Contains(n1.log("teardown in p1"), "torn down 1000")
+			return strings.Contains(storm.Output(), "torn down 1000")
 		})
 	})
 }

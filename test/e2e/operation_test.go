@@ -4,7 +4,6 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/plumb-dev/plumb/internal/testutils"
+	"github.com/plumb-dev/plumb/internal/testutils/machine"
 )
 
 // fields reads one line of a log as an object of strings and refuses a name that
@@ -50,20 +50,21 @@ func TestWhatOperatorsSeeOfBothPrograms(t *testing.T) {
 	c.stallingTransfer()
 	c.waitGrade(20*time.Second, mismatch, "n1", "proven")
 	// Something that servers log by themselves: not TLS on the uplink's port.
-	require.False(t, get(c.nodes["n1"], "http://10.9.9.2:9951/"))
-	testutils.Eventually(t, 20*time.Second, "ready", func() bool { return get(c.nodes["n1"], "http://127.0.0.1:9950/readyz") })
+	_, ok := c.nodes["n1"].Get("http://10.9.9.2:9951/")
+	require.False(t, ok)
+	c.waitReady(c.nodes["n1"], c.agents["n1"], "http://127.0.0.1:9950/readyz")
 
 	t.Run("metrics follow the conventions", func(t *testing.T) {
 		for _, scrape := range []struct {
-			m   *machine
+			m   *machine.Machine
 			url string
 		}{{c.nodes["n1"], "http://127.0.0.1:9950/metrics"}, {c.aggregator, "http://127.0.0.1:9953/metrics"}} {
-			text := body(scrape.m, scrape.url)
+			text := c.body(scrape.m, scrape.url)
 			problems, err := promlint.New(strings.NewReader(text)).Lint()
 			require.NoError(t, err)
 			for _, p := range problems {
 				if strings.HasPrefix(p.Metric, "plumb_") {
-					t.Errorf("%s of %s: %s", p.Metric, scrape.m.name, p.Text)
+					t.Errorf("%s of %s: %s", p.Metric, scrape.m.Name, p.Text)
 				}
 			}
 			require.Contains(t, text, "plumb_")
@@ -120,18 +121,18 @@ func TestWhatOperatorsSeeOfBothPrograms(t *testing.T) {
 	})
 
 	// The agent complains of the loss, in a line that has the zone.
-	c.aggregatorProcess.terminate(t)
+	require.NoError(t, c.aggregatorProcess.Stop())
 	testutils.Eventually(t, 30*time.Second, "the agent says that the aggregator is gone", func() bool {
-		return strings.Contains(c.nodes["n1"].log("agent"), `"level":"WARN"`)
+		return strings.Contains(c.agents["n1"].Output(), `"level":"WARN"`)
 	})
-	c.agents["n1"].terminate(t)
+	require.NoError(t, c.agents["n1"].Stop())
 	for _, log := range []struct {
 		of   string
 		text string
 		want map[string]string
 	}{
-		{"agent", c.nodes["n1"].log("agent"), map[string]string{"namespace": "plumb", "pod": "plumb-agent-x", "node": "n1"}},
-		{"aggregator", c.aggregator.log("aggregator"), map[string]string{"namespace": "plumb", "pod": "plumb-aggregator-0", "node": "n9", "zone": "z"}},
+		{"agent", c.agents["n1"].Output(), map[string]string{"namespace": "plumb", "pod": "plumb-agent-x", "node": "n1"}},
+		{"aggregator", c.aggregatorProcess.Output(), map[string]string{"namespace": "plumb", "pod": "plumb-aggregator-0", "node": "n9", "zone": "z"}},
 	} {
 		t.Run("every line of the "+log.of+"'s log carries the five fields, once", func(t *testing.T) {
 			lines := strings.Split(strings.TrimSpace(log.text), "\n")
@@ -159,24 +160,12 @@ func TestWhatOperatorsSeeOfBothPrograms(t *testing.T) {
 	}
 }
 
-// terminate asks a program to end and fails the test unless it does so with
-// status 0.
-func (p *process) terminate(t *testing.T) {
-	t.Helper()
-	p.term()
-	testutils.Eventually(t, 15*time.Second, "the process ends", func() bool { return !p.running() })
-	require.NoError(t, p.err)
-}
-
 // body is what a URL answers with status 200, asked from inside a machine.
-func body(m *machine, url string) string {
-	m.t.Helper()
-	cmd, err := getCommand(m, url)
-	require.NoError(m.t, err)
-	var out bytes.Buffer
-	cmd.Stdout = &out
-	require.NoError(m.t, cmd.Run(), "%s: %s", url, out.String())
-	return out.String()
+func (c *cluster) body(m *machine.Machine, url string) string {
+	c.t.Helper()
+	text, ok := m.Get(url)
+	require.True(c.t, ok, "%s: %s", url, text)
+	return text
 }
 
 // When a proof lacks something, the aggregator asks the agent for a sample at
@@ -189,12 +178,12 @@ func TestADirectiveMakesTheAgentSampleAtOnce(t *testing.T) {
 	c.startAgent("n1", "--interval", "5m", "--push-interval", "5m")
 	began := time.Now()
 	testutils.Eventually(t, 20*time.Second, "the mismatch is suspected, and what its proof lacks is asked for", func() bool {
-		return strings.Contains(c.nodes["n1"].log("agent"), `"msg":"directive ended"`) && c.verdict(mismatch, "n1").GetGrade() != ""
+		return strings.Contains(c.agents["n1"].Output(), `"msg":"directive ended"`) && c.verdict(mismatch, "n1").GetGrade() != ""
 	})
-	require.Contains(t, c.nodes["n1"].log("agent"), `"outcome":"done"`)
-	require.Contains(t, body(c.aggregator, "http://127.0.0.1:9953/metrics"), `plumb_verdict_directives_total{result="sent"}`)
+	require.Contains(t, c.agents["n1"].Output(), `"outcome":"done"`)
+	require.Contains(t, c.body(c.aggregator, "http://127.0.0.1:9953/metrics"), `plumb_verdict_directives_total{result="sent"}`)
 	samples := func() string {
-		for _, line := range strings.Split(body(c.nodes["n1"], "http://127.0.0.1:9950/metrics"), "\n") {
+		for _, line := range strings.Split(c.body(c.nodes["n1"], "http://127.0.0.1:9950/metrics"), "\n") {
 			if count, ok := strings.CutPrefix(line, `plumb_agent_probe_duration_seconds_count{probe="oversize"} `); ok {
 				return count
 			}

@@ -56,7 +56,7 @@ func TestKillingEitherProcessLosesNothing(t *testing.T) {
 	// acknowledged by then must come back.
 	testutils.Eventually(t, 20*time.Second, "the first episode is durable", func() bool { return len(c.episodes()) > 0 })
 	acknowledged := c.episodes()
-	c.aggregatorProcess.kill()
+	c.aggregatorProcess.Kill()
 	c.startAggregator()
 	for id := range acknowledged {
 		require.Contains(t, c.episodes(), id, "an acknowledged episode is lost")
@@ -65,7 +65,7 @@ func TestKillingEitherProcessLosesNothing(t *testing.T) {
 	v := c.waitGrade(20*time.Second, mismatch, "n1", "proven")
 	for range 3 {
 		acknowledged = c.episodes()
-		c.aggregatorProcess.kill()
+		c.aggregatorProcess.Kill()
 		c.startAggregator()
 		back := c.only(mismatch, "n1")
 		require.NotNil(t, back, "the verdict vanished")
@@ -81,7 +81,7 @@ func TestKillingEitherProcessLosesNothing(t *testing.T) {
 	}
 
 	for range 2 {
-		c.agents["n1"].kill()
+		c.agents["n1"].Kill()
 		c.startAgent("n1")
 		testutils.Eventually(t, 40*time.Second, "the verdict fires on what the new agent sees", func() bool {
 			back := c.only(mismatch, "n1")
@@ -102,7 +102,7 @@ func TestAnAgentThatIsGoneMakesItsVerdictStaleNotResolved(t *testing.T) {
 	c.startAgent("n1", "--push-interval", "2s")
 	c.stallingTransfer()
 	v := c.waitGrade(20*time.Second, mismatch, "n1", "proven")
-	c.agents["n1"].kill()
+	c.agents["n1"].Kill()
 	testutils.Eventually(t, 30*time.Second, "the verdict is stale", func() bool {
 		back := c.only(mismatch, "n1")
 		require.NotNil(t, back)
@@ -120,7 +120,7 @@ func TestAVerdictResolvesWhenTheFaultIsMended(t *testing.T) {
 	c.stallingTransfer()
 	v := c.waitGrade(20*time.Second, mismatch, "n1", "proven")
 	for _, m := range c.nodes {
-		m.ip("link set flannel.1 mtu 1450")
+		m.IP("link set flannel.1 mtu 1450")
 	}
 	testutils.Eventually(t, 90*time.Second, "the verdict is resolved", func() bool {
 		return c.only(mismatch, "n1").GetState() == "resolved"

@@ -13,6 +13,7 @@ import (
 
 	apiv1 "github.com/plumb-dev/plumb/aggregator/api/v1"
 	"github.com/plumb-dev/plumb/internal/testutils"
+	"github.com/plumb-dev/plumb/internal/testutils/machine"
 )
 
 // all returns the verdicts of a signature on a node, resolved ones as well.
@@ -25,15 +26,6 @@ func (c *cluster) all(signature, node string) []*apiv1.Verdict {
 		}
 	}
 	return found
-}
-
-// sink starts a TCP sink in a pod and waits for it.
-func (c *cluster) sink(node, pod, uid, address string) {
-	c.t.Helper()
-	c.inPod(node, pod, uid, "tcp-sink", address)
-	testutils.Eventually(c.t, 5*time.Second, "the sink listens", func() bool {
-		return strings.Contains(c.nodes[node].log("tcp-sink in "+pod), "listening")
-	})
 }
 
 // Both nodes have the same mismatch and share the kernel that drops; only one of
@@ -60,13 +52,13 @@ func TestDropsOfOneNodeAreNoEvidenceOfAnother(t *testing.T) {
 func TestDropsOfOneOverlayAreNoEvidenceOfAnother(t *testing.T) {
 	c := newCluster(t)
 	c.overlay(1450, "set")
-	c.nodes["n1"].ip("link add unused mtu 1500 type vxlan id 2 local 10.9.1.2 remote 10.9.2.2 dstport 8472 df set", "link set unused up")
+	c.nodes["n1"].IP("link add unused mtu 1500 type vxlan id 2 local 10.9.1.2 remote 10.9.2.2 dstport 8472 df set", "link set unused up")
 	c.startAggregator()
 	c.startAgent("n1")
-	c.stallingTransfer()
+	source := c.stallingTransfer()
 	c.silentUntil(90*time.Second, "the unused overlay was weighed by a hook that watches", []string{"proven", "likely"}, func() bool {
 		it := c.evidence("n1", "unused", "oversize.encapsulated_drops_window")
-		return it.GetState() == "value" && strings.Count(c.nodes["n1"].log("tcp-source in p1"), "wrote 262144") > 5
+		return it.GetState() == "value" && strings.Count(source.Output(), "wrote 262144") > 5
 	})
 	require.Contains(t, c.verdict(mismatch, "n1").GetSummary(), "unused")
 }
@@ -77,17 +69,17 @@ func TestDeletingAPodWhoseFlowStallsMakesNoSecondVerdict(t *testing.T) {
 	c := newCluster(t)
 	n1 := c.nodes["n1"]
 	c.pod("n1", "p3", "10.244.1.11", 1500)
-	n1.ip("link set vethp1 mtu 1400", "link set cni0 mtu 1500")
+	n1.IP("link set vethp1 mtu 1400", "link set cni0 mtu 1500")
 	for _, pod := range []string{"p1", "p3"} {
-		n1.run("ip", "netns", "exec", pod, "ethtool", "-K", "eth0", "tso", "off", "gso", "off")
+		n1.Run("ip", "netns", "exec", pod, "ethtool", "-K", "eth0", "tso", "off", "gso", "off")
 	}
 	c.startAggregator()
 	c.startAgent("n1")
-	c.sink("n1", "p3", podUID2, "10.244.1.11:5001")
-	source := c.inPod("n1", "p1", podUID1, "tcp-source", "10.244.1.11:5001")
+	c.sink("n1", "p3", "10.244.1.11:5001")
+	source := c.inPod("n1", "p1", "tcp-source", "10.244.1.11:5001")
 	c.waitGrade(20*time.Second, localDrop, "n1", "proven")
-	source.kill()
-	n1.ip("netns delete p1")
+	source.Kill()
+	n1.IP("netns delete p1")
 	ids := map[string]string{}
 	testutils.Eventually(t, 2*time.Minute, "the verdict is resolved", func() bool {
 		done := true
@@ -104,15 +96,15 @@ func TestDeletingAPodWhoseFlowStallsMakesNoSecondVerdict(t *testing.T) {
 // would do over IPv4 everything large is lost, whatever the DF setting.
 func TestAnOverlayOverIPv6IsProven(t *testing.T) {
 	c := newCluster(t)
-	for _, m := range []*machine{c.nodes["n1"], c.nodes["n2"], c.fabric} {
-		m.sysctl("net.ipv6.conf.all.disable_ipv6", "0")
-		m.sysctl("net.ipv6.conf.default.disable_ipv6", "0")
-		m.sysctl("net.ipv6.conf.all.forwarding", "1")
+	for _, m := range []*machine.Machine{c.nodes["n1"], c.nodes["n2"], c.fabric} {
+		m.Sysctl("net.ipv6.conf.all.disable_ipv6", "0")
+		m.Sysctl("net.ipv6.conf.default.disable_ipv6", "0")
+		m.Sysctl("net.ipv6.conf.all.forwarding", "1")
 	}
-	c.fabric.ip("addr add fd00:1::1/64 dev f1 nodad", "addr add fd00:2::1/64 dev f2 nodad")
+	c.fabric.IP("addr add fd00:1::1/64 dev f1 nodad", "addr add fd00:2::1/64 dev f2 nodad")
 	for n, peer := range map[string]string{"1": "2", "2": "1"} {
 		m := c.nodes["n"+n]
-		m.ip(fmt.Sprintf("addr add fd00:%s::2/64 dev eth0 nodad", n), fmt.Sprintf("-6 route add default via fd00:%s::1", n),
+		m.IP(fmt.Sprintf("addr add fd00:%s::2/64 dev eth0 nodad", n), fmt.Sprintf("route add default via fd00:%s::1", n),
 			fmt.Sprintf("link add flannel.1 mtu 1450 type vxlan id 1 local fd00:%s::2 remote fd00:%s::2 dstport 8472 nolearning", n, peer),
 			fmt.Sprintf("link set flannel.1 address 02:00:00:00:00:0%s", n),
 			fmt.Sprintf("addr add 10.244.%s.0/32 dev flannel.1", n), "link set flannel.1 up",
@@ -138,7 +130,7 @@ func TestAnOverlayThatIsMadeAnewWithTheRightMTUIsCleared(t *testing.T) {
 	c.stallingTransfer()
 	v := c.waitGrade(20*time.Second, mismatch, "n1", "proven")
 	for _, m := range c.nodes {
-		m.ip("link delete flannel.1")
+		m.IP("link delete flannel.1")
 	}
 	c.overlay(1450, "set")
 	testutils.Eventually(t, 90*time.Second, "the verdict is resolved", func() bool {

@@ -8,35 +8,24 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"os"
 	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/plumb-dev/plumb/internal/testutils/machine"
 	"github.com/plumb-dev/plumb/internal/testutils/sntptest"
+	"github.com/plumb-dev/plumb/test/lab/traffic"
 )
 
-// traffic is what the pods of the tests run. Each role says what the
-// application saw on standard output.
-func traffic(role string, args []string) int {
-	if fd := os.Getenv("PLUMB_E2E_CGROUP"); fd != "" {
-		n, err := strconv.Atoi(fd)
-		if err != nil {
-			fmt.Println(err)
-			return 1
-		}
-		file := os.NewFile(uintptr(n), "cgroup.procs")
-		if _, err := file.WriteString("0"); err != nil {
-			fmt.Println("join the pod's cgroup:", err)
-			return 1
-		}
-		file.Close()
-	}
-	roles := map[string]func([]string) error{
-		"http-get":   httpGet,
+// inPodRole is a role that another role runs in, in a pod's cgroup.
+const inPodRole = "in-pod"
+
+// roles are what the machines of the tests run. Each says what the application
+// saw on standard output.
+func roles() map[string]machine.Role {
+	all := map[string]machine.Role{
 		"tcp-sink":   tcpSink,
 		"tcp-source": tcpSource,
 		"udp-sink":   udpSink,
@@ -44,31 +33,25 @@ func traffic(role string, args []string) int {
 		"teardown":   teardown,
 		"sntp":       sntp,
 	}
-	run, known := roles[role]
-	if !known {
-		fmt.Println("no such role:", role)
-		return 2
+	// FILES ROLE ARGUMENTS: joins the cgroups whose cgroup.procs are inherited, so
+	// many, and becomes the role.
+	all[inPodRole] = func(args []string) error {
+		files, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		for i := range files {
+			if err := traffic.JoinCgroup(3 + i); err != nil {
+				return err
+			}
+		}
+		run, known := all[args[1]]
+		if !known {
+			return fmt.Errorf("run %s: there is no role of this name", args[1])
+		}
+		return run(args[2:])
 	}
-	if err := run(args); err != nil {
-		fmt.Println(role+":", err)
-		return 1
-	}
-	return 0
-}
-
-// httpGet URL: prints the body and succeeds on status 200.
-func httpGet(args []string) error {
-	client := http.Client{Timeout: 2 * time.Second}
-	response, err := client.Get(args[0])
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %s", response.Status)
-	}
-	_, err = io.Copy(os.Stdout, response.Body)
-	return err
+	return all
 }
 
 // tcpSink ADDRESS: takes what comes and counts it.

@@ -148,7 +148,12 @@ func TestAnMTUThatTheKernelChangesIsAnError(t *testing.T) {
 	dir, err := rundir.New(t.TempDir())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, dir.Remove(removers())) })
-	_, err = newPlumbing(t.Context(), s, dir, nil)
+	c, err := newPlumbing(t.Context(), s, dir, nil)
+	t.Cleanup(func() {
+		if c != nil { // it stands, though it must not
+			require.NoError(t, c.close(context.Background()))
+		}
+	})
 	var clamped *MTUError
 	require.ErrorAs(t, err, &clamped)
 	require.Equal(t, MTUError{Node: "n2", Device: "flannel.1", Asked: 1451, Got: 1450}, *clamped)
@@ -179,7 +184,7 @@ func TestICMPFilter(t *testing.T) {
 			b := newBed(t, "  cloud: none\n  family: "+family+"\n  overlay: {kind: none}\n  podMTU: 1500"+threeNodes+onNodes)
 			learns := func(from, to string) bool {
 				b.forget(t)
-				b.ping(t, from, to, 1500, 1, "-W", "0.3")
+				b.ping(t, from, to, 1500, 1, "-W", "0.5")
 				return b.learned(t, from, to) == 1390
 			}
 			b.inject(t, "kind: path-drop-larger, between: [a, b], bytes: 1390, icmp: true")
@@ -214,7 +219,7 @@ func TestICMPFilter(t *testing.T) {
 		b.inject(t, "kind: overlay-mtu, mtu: 1300, node: n1")
 		told := func() bool {
 			b.forget(t)
-			return strings.Contains(b.ping(t, "n1/pod", "n3/pod", 1450, 1, "-W", "0.3").output, "mtu = 1300")
+			return strings.Contains(b.ping(t, "n1/pod", "n3/pod", 1450, 1, "-W", "0.5").output, "mtu = 1300")
 		}
 		require.True(t, told())
 		heal := b.inject(t, "kind: icmp-filter, node: n1")

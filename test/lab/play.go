@@ -225,10 +225,10 @@ func (r *runner) injectAll(ctx context.Context) error {
 	back := map[int]undo{}
 	defer func() {
 		// The rest goes with the namespaces; processes that are stopped or starved would
-		// be slow to end.
+		// be slow to end, and a disk that is in use cannot be taken down.
 		for i, f := range r.scenario.Faults {
 			switch f.Kind {
-			case scenario.AgentFreeze, scenario.ReceiverFrozen, scenario.EtcdCPUStarved, scenario.LinkFlap:
+			case scenario.AgentFreeze, scenario.ReceiverFrozen, scenario.EtcdCPUStarved, scenario.DiskSlow, scenario.LinkFlap:
 				if u := back[i]; u != nil {
 					_ = u(context.WithoutCancel(ctx)) // the run is over
 				}
