@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/plumb-dev/plumb/internal/testutils"
 	"github.com/plumb-dev/plumb/test/lab/report"
@@ -40,9 +41,9 @@ func binaries(t *testing.T) string {
 	return dir
 }
 
-// remains is what the lab could leave on the machine: processes, mounts, links,
-// directories of runs, and, in CI where no other lab is at work, loop devices, FUSE
-// connections and cgroups of pods, which do not say whose they are.
+// remains is what the lab could leave on the machine: processes, mounts, links and
+// directories of runs. Cgroups and loop devices say by their names whose they are;
+// owned reads those.
 func remains(t *testing.T, temp string) []string {
 	t.Helper()
 	var out []string
@@ -70,35 +71,71 @@ func remains(t *testing.T, temp string) []string {
 		}
 	}
 	find("/sys/class/net/*", func(p string) string { return "link " + p })
-	if os.Getenv("CI") != "" {
-		find("/sys/block/loop*/loop/backing_file", func(p string) string { return p })
-		find("/sys/fs/cgroup/*/kubepods/pod*", func(p string) string { return p })
-		find("/sys/fs/cgroup/kubepods/pod*", func(p string) string { return p })
-		find("/sys/fs/fuse/connections/[0-9]*", func(p string) string { return p })
-	}
 	sort.Strings(out)
 	return out
 }
 
-// cgroupsOf are the pods' cgroups that a lab has written down.
-func cgroupsOf(t *testing.T, temp string) []string {
+// belongings are what a lab has written down as its own outside of its namespaces.
+type belongings struct{ cgroups, disks []string }
+
+// owned reads what the labs that stand have written down.
+func owned(t *testing.T, temp string) belongings {
 	t.Helper()
 	lists, err := filepath.Glob(filepath.Join(temp, "plumb-lab", "*", "owned"))
 	require.NoError(t, err)
-	var out []string
+	var out belongings
 	for _, list := range lists {
 		for _, l := range lines(t, list) {
 			var o struct {
 				Kind   string
 				Detail json.RawMessage
 			}
-			var path string
-			if json.Unmarshal([]byte(l), &o) == nil && o.Kind == "cgroup" && json.Unmarshal(o.Detail, &path) == nil {
-				out = append(out, path)
+			var name string
+			if json.Unmarshal([]byte(l), &o) != nil || json.Unmarshal(o.Detail, &name) != nil {
+				continue
+			}
+			switch o.Kind {
+			case "cgroup":
+				out.cgroups = append(out.cgroups, name)
+			case "disk":
+				out.disks = append(out.disks, name)
 			}
 		}
 	}
-	require.NotEmpty(t, out, "a lab that stands has pods")
+	require.NotEmpty(t, out.cgroups, "a lab that stands has pods")
+	require.NotEmpty(t, out.disks, "a lab with a control plane has a disk")
+	return out
+}
+
+// requireGone fails when any of it is still there.
+func (b belongings) requireGone(t *testing.T) {
+	t.Helper()
+	for _, c := range b.cgroups {
+		require.NoDirExists(t, c)
+	}
+	names := loopNames(t)
+	for _, d := range b.disks {
+		require.NotContains(t, names, d, "a loop device of the lab is left")
+	}
+}
+
+// loopNames are the names that the loop devices in use carry (LOOP_GET_STATUS64).
+func loopNames(t *testing.T) []string {
+	t.Helper()
+	devices, err := filepath.Glob("/dev/loop[0-9]*")
+	require.NoError(t, err)
+	var out []string
+	for _, path := range devices {
+		f, err := os.Open(path)
+		if err != nil {
+			continue // no device stands behind the node
+		}
+		info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+		require.NoError(t, f.Close())
+		if err == nil {
+			out = append(out, unix.ByteSliceToString(info.File_name[:]))
+		}
+	}
 	return out
 }
 
@@ -174,14 +211,12 @@ func startLab(t *testing.T, temp string, args ...string) *labProcess {
 	return l
 }
 
-func waitUntilClean(t *testing.T, temp string, before, cgroups []string) {
+func waitUntilClean(t *testing.T, temp string, before []string, own belongings) {
 	t.Helper()
 	testutils.Eventually(t, 20*time.Second, "the machine is as before", func() bool {
 		return slices.Equal(before, remains(t, temp))
 	})
-	for _, c := range cgroups {
-		require.NoDirExists(t, c)
-	}
+	own.requireGone(t)
 }
 
 func TestNothingIsLeftBehind(t *testing.T) {
@@ -204,9 +239,10 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			before := remains(t, temp)
 			l := startLab(t, temp, "run", writeScenario(t, everything))
 			testutils.Eventually(t, 60*time.Second, "the lab says "+tt.after, func() bool { return strings.Contains(l.said(), tt.after) })
-			var cgroups []string
+			var own belongings
 			if tt.after != "everything:" {
-				cgroups = cgroupsOf(t, temp)
+				own = owned(t, temp)
+				require.Contains(t, loopNames(t), own.disks[0], "what is looked for can be found")
 			}
 			if tt.signal != 0 {
 				require.NoError(t, l.Process.Signal(tt.signal))
@@ -214,9 +250,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			_ = l.Wait() // the status tells
 			require.Equal(t, tt.status, l.ProcessState.ExitCode(), l.said())
 			require.Equal(t, before, remains(t, temp))
-			for _, c := range cgroups {
-				require.NoDirExists(t, c)
-			}
+			own.requireGone(t)
 		})
 	}
 }
@@ -227,26 +261,24 @@ func TestTheNextRunCleansUpAfterOneThatWasKilled(t *testing.T) {
 	file := writeScenario(t, everything)
 	killed := startLab(t, temp, "run", file)
 	testutils.Eventually(t, 90*time.Second, "faults are there", func() bool { return strings.Contains(killed.said(), "fault 5") })
-	orphans := cgroupsOf(t, temp)
+	orphans := owned(t, temp)
 	require.NoError(t, killed.Process.Kill())
 	_ = killed.Wait() // killed
 	living := startLab(t, temp, "run", file, "--keep")
 	testutils.Eventually(t, 90*time.Second, "the other run stands", func() bool { return strings.Contains(living.said(), "until Ctrl-C") })
 	require.Contains(t, living.said(), "cleaned up after 1 dead run")
-	for _, c := range orphans {
-		require.NoDirExists(t, c)
-	}
+	orphans.requireGone(t)
 	// A run that comes while another lives leaves that one alone.
-	owned := cgroupsOf(t, temp)
+	own := owned(t, temp)
 	next := startLab(t, temp, "run", file)
 	require.NoError(t, next.Wait(), next.said())
 	require.NotContains(t, next.said(), "dead run")
-	for _, c := range owned {
+	for _, c := range own.cgroups {
 		require.DirExists(t, c)
 	}
 	require.NoError(t, living.Process.Signal(syscall.SIGINT))
 	require.NoError(t, living.Wait(), living.said())
-	waitUntilClean(t, temp, before, owned)
+	waitUntilClean(t, temp, before, own)
 }
 
 func TestTwoLabsDoNotDisturbEachOther(t *testing.T) {
