@@ -150,8 +150,12 @@ func (e *environment) runCommand() *cobra.Command {
 				fmt.Fprintln(e.stderr, "plumb-lab:", oneLine(err))
 				*e.status = exitFailed
 			}
-			if asJSON {
-				return result.WriteJSON(e.stdout)
+			if !asJSON {
+				return nil
+			}
+			if err := result.WriteJSON(e.stdout); err != nil {
+				fmt.Fprintln(e.stderr, "plumb-lab:", oneLine(err))
+				*e.status = exitFailed
 			}
 			return nil
 		},

@@ -233,7 +233,10 @@ func (c *cluster) slowDisk(ctx context.Context, _ int, f scenario.Fault, n *node
 	if err != nil {
 		return err
 	}
-	back.add(func(context.Context) error { return neighbour.Stop() })
+	back.add(func(ctx context.Context) error {
+		// Its last writes would wait on the slow disk.
+		return errors.Join(m.disk.Set(ctx, disk.Settings{}), neighbour.Stop())
+	})
 	return nil
 }
 

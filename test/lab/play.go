@@ -83,7 +83,7 @@ func (r *runner) play(ctx context.Context) error {
 	watchers.Wait()
 	stopInjecting()
 	if !done {
-		injected = <-faults
+		<-faults // what its commands say of being stopped is no failure
 	}
 	r.affected(time.Now())
 	// What was being injected when the run was cut short failed for that reason,
@@ -131,6 +131,12 @@ func (r *runner) over(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known := r.known()
+	for _, f := range r.observation.Faults {
+		// The first stall of a fault is not known before this.
+		if now.Sub(f.InjectedAt) < stallKnown+2*tick && now.Before(judge.End(r.scenario, r.observation)) {
+			return false
+		}
+	}
 	if judge.Over(r.scenario, r.observation, known) || r.opts.FailFast && r.hasFailed(known) {
 		return true
 	}
@@ -201,8 +207,9 @@ type moment struct {
 	heal  bool
 }
 
-// injectAll follows the script: each fault at its time, mends before new faults. It
-// takes back what is left when ctx ends.
+// injectAll follows the script: each fault at its time, mends before new faults.
+// Mends run beside it, for one that takes long must not hold up another fault; only
+// a fault of the same sort waits for them. It takes back what is left when ctx ends.
 func (r *runner) injectAll(ctx context.Context) error {
 	var script []moment
 	for i, f := range r.scenario.Faults {
@@ -223,7 +230,13 @@ func (r *runner) injectAll(ctx context.Context) error {
 		return 0
 	})
 	back := map[int]undo{}
+	// mending has, for each sort of fault, the newest mend that was begun; each waits
+	// for the one before.
+	mending := map[string]chan struct{}{}
 	defer func() {
+		for _, done := range mending {
+			<-done
+		}
 		// The rest goes with the namespaces; processes that are stopped or starved would
 		// be slow to end, and a disk that is in use cannot be taken down.
 		for i, f := range r.scenario.Faults {
@@ -246,18 +259,33 @@ func (r *runner) injectAll(ctx context.Context) error {
 			timer.Stop()
 			return ctx.Err()
 		}
+		sort := sortOf(r.scenario.Faults[m.index].Kind)
 		if m.heal {
-			if u := back[m.index]; u != nil {
-				delete(back, m.index)
-				if err := u(ctx); err != nil {
-					return err
+			u := back[m.index]
+			delete(back, m.index)
+			before := mending[sort]
+			done := make(chan struct{})
+			mending[sort] = done
+			go func() {
+				defer close(done)
+				if before != nil {
+					<-before
 				}
-			}
-			r.healed(m.index)
+				r.mend(ctx, m.index, u)
+			}()
 			continue
+		}
+		if before := mending[sort]; before != nil {
+			<-before
 		}
 		at := time.Now()
 		u, err := r.cluster.inject(ctx, m.index)
+		if changed := new(MTUError); err != nil && sort == "product" && !errors.As(err, &changed) {
+			// The product was not there to be broken: that is its failure, not the
+			// scenario's.
+			r.cluster.fail("%v", err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -271,7 +299,34 @@ func (r *runner) injectAll(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (r *runner) healed(i int) {
+// sortOf groups kinds that change the same thing.
+func sortOf(k scenario.Kind) string {
+	switch k {
+	case scenario.UnderlayMTU, scenario.OverlayMTU, scenario.PodMTU, scenario.BridgePortMTU:
+		return "mtu"
+	case scenario.LinkDown, scenario.LinkFlap:
+		return "link"
+	case scenario.AgentKill, scenario.AgentFreeze, scenario.TokenExpired, scenario.TokenWrongNode, scenario.AggregatorKill:
+		return "product"
+	case scenario.NTPLies, scenario.NTPCut, scenario.NTPSmear:
+		return "time"
+	case scenario.ReceiverSlow, scenario.ReceiverFrozen:
+		return "receiver"
+	default:
+		return string(k)
+	}
+}
+
+// mend takes a fault back.
+func (r *runner) mend(ctx context.Context, i int, u undo) {
+	if u != nil {
+		if err := u(ctx); err != nil && ctx.Err() == nil {
+			r.cluster.fail("%v", err)
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
 	at := time.Now()
 	r.mu.Lock()
 	r.observation.Faults[i].EndedAt = &at

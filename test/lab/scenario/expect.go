@@ -29,11 +29,13 @@ func (d *decoder) expectations(spec object) {
 			d.fail(o.names["refuted"], o.what+" has both signature and refuted", "it is met by a verdict or by a refutation", "write two expectations")
 		case o.has("refuted"):
 			e.Refuted = d.id(o, "refuted")
-			for _, key := range []string{"grade", "scope", "fault", "within", "clearsWithin"} {
+			for _, key := range []string{"grade", "scope", "clearsWithin"} {
 				if o.has(key) {
 					d.fail(o.names[key], o.what+" has "+key, "refuted holds at any time after the first fault and on any scope", "remove it")
 				}
 			}
+			e.Within = o.duration("within", 0, 1, maxDuration)
+			d.faultIndex(o, &e)
 		case o.need("signature", "write signature: loop/name, or refuted: loop/name"):
 			e.Signature = d.id(o, "signature")
 			d.verdict(o, &e)
@@ -58,19 +60,7 @@ func (d *decoder) verdict(o object, e *Expectation) {
 		d.scope(o, e)
 	}
 	faults := d.out.Faults
-	known := true
-	if o.has("fault") {
-		known = d.clean(func() { e.Fault = o.integer("fault", 0, math.MinInt32, math.MaxInt32) })
-		if known && (e.Fault < 0 || e.Fault >= len(faults)) {
-			why := fmt.Sprintf("there is no fault %d, they count from 0 to %d", e.Fault, len(faults)-1)
-			if len(faults) == 0 {
-				why = "the file has no faults"
-			}
-			o.wrong("fault", why, "name a fault of the file, or leave it away")
-			known = false
-		}
-	}
-	if !known || !o.has("clearsWithin") {
+	if !d.faultIndex(o, e) || !o.has("clearsWithin") {
 		return
 	}
 	switch {
@@ -114,4 +104,24 @@ func (d *decoder) names(o object, key, what string, known []string) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// faultIndex reads which fault an expectation counts from, and says whether there is
+// such a one.
+func (d *decoder) faultIndex(o object, e *Expectation) bool {
+	if !o.has("fault") {
+		return true
+	}
+	if !d.clean(func() { e.Fault = o.integer("fault", 0, math.MinInt32, math.MaxInt32) }) {
+		return false
+	}
+	if faults := d.out.Faults; e.Fault < 0 || e.Fault >= len(faults) {
+		why := fmt.Sprintf("there is no fault %d, they count from 0 to %d", e.Fault, len(faults)-1)
+		if len(faults) == 0 {
+			why = "the file has no faults"
+		}
+		o.wrong("fault", why, "name a fault of the file, or leave it away")
+		return false
+	}
+	return true
 }

@@ -197,3 +197,12 @@ func TestAnchorsAndMergeKeysAreFollowed(t *testing.T) {
 	require.Equal(t, 2*time.Second, s.Traffic[1].Every)
 	require.Equal(t, int64(1000), s.Traffic[2].Bytes)
 }
+
+func TestEmptyListsAreAsNone(t *testing.T) {
+	s, err := Parse("f.yaml", []byte("apiVersion: plumb.dev/v1alpha1\nkind: Scenario\nmetadata: {name: x}\nspec:\n"+
+		"  nodes: [{name: n1, zone: a}]\n  traffic: []\n  faults:\n  expect:\n    - {refuted: network/x, within: 5s}\n  forbid: []\n"))
+	require.NoError(t, err)
+	require.Empty(t, s.Faults)
+	require.Empty(t, s.Forbid)
+	require.Equal(t, 5*time.Second, s.Expect[0].Within)
+}

@@ -165,6 +165,9 @@ func (o object) items(key string) []*yaml.Node {
 		return nil
 	}
 	r := resolve(o.values[key])
+	if key != "nodes" && r.Kind == yaml.ScalarNode && r.ShortTag() == "!!null" {
+		return nil // a key with nothing behind it is an empty list
+	}
 	if r.Kind != yaml.SequenceNode || r.ShortTag() != "!!seq" {
 		o.wrong(key, "it is "+describe(r)+", not a list", "write it as - items or [a, b]")
 		return nil
@@ -178,11 +181,11 @@ type name struct {
 	node  *yaml.Node
 }
 
-// nameList reads an optional list of different words; one that is there is not
-// empty.
+// nameList reads an optional list of different words. An empty one is as none for
+// what is forbidden, and an error for what selects.
 func (o object) nameList(key string) []name {
 	items := o.items(key)
-	if o.has(key) && len(items) == 0 && resolve(o.values[key]).Kind == yaml.SequenceNode {
+	if o.has(key) && key != "forbid" && len(items) == 0 && resolve(o.values[key]).Kind == yaml.SequenceNode {
 		o.wrong(key, "the list is empty", "name at least one, or leave the field away")
 	}
 	var out []name

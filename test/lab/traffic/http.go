@@ -29,6 +29,9 @@ func (e *engine) http(ctx context.Context, f Flow, run func(func())) {
 		DialContext:         (&net.Dialer{KeepAlive: -1}).DialContext,
 		DisableCompression:  true,
 		MaxIdleConnsPerHost: httpMost,
+		// A connection that is kept goes on with the segment size it began with, and
+		// would not feel an MTU that was changed since.
+		DisableKeepAlives: true,
 	}
 	defer transport.CloseIdleConnections()
 	buffers := &sync.Pool{New: func() any { return new([chunk]byte) }}
