@@ -280,6 +280,9 @@ func (r *runner) injectAll(ctx context.Context) error {
 		}
 		at := time.Now()
 		u, err := r.cluster.inject(ctx, m.index)
+		if ctx.Err() != nil && err != nil {
+			return ctx.Err() // cut short, which is nobody's failure
+		}
 		if changed := new(MTUError); err != nil && sort == "product" && !errors.As(err, &changed) {
 			// The product was not there to be broken: that is its failure, not the
 			// scenario's.
@@ -324,7 +327,8 @@ func (r *runner) mend(ctx context.Context, i int, u undo) {
 			r.cluster.fail("%v", err)
 		}
 	}
-	if ctx.Err() != nil {
+	// What was never there cannot end.
+	if ctx.Err() != nil || u == nil {
 		return
 	}
 	at := time.Now()
